@@ -1,0 +1,46 @@
+"""difnet: a network of agents that learns one launch model together without a server.
+
+>>> import difnet
+>>> run = difnet.simulate("ring6", iterations=20, eval_tasks=10, engine="traced", runs=tmp)  # or launch: real processes
+>>> run.state, int(run.metrics()["iteration"][-1])
+('done', 20)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from difnet.runs import Run
+
+__version__ = "0.1.0"
+__all__ = ["launch", "load", "simulate"]
+
+
+def launch(topology: str = "ring40", **words: Any) -> "Run":
+    """Run a network of agent processes; the words are those of `difnet launch`, with underscores.
+
+    Returns: the finished run, read from its folder.
+    Raises: DifnetError, if it cannot start; a run that failed is returned, and its `state` says so.
+    """
+    from difnet.launcher import launch
+
+    return _run(launch, topology, words)
+
+
+def simulate(topology: str = "ring40", **words: Any) -> "Run":
+    """Run the same recursion for all agents in this process; see `launch`."""
+    from difnet.simulator import simulate
+
+    return _run(simulate, topology, words)
+
+
+def load(run: str = "latest") -> "Run":
+    """A finished or running run: a folder, a name in runs/, its beginning, or "latest"."""
+    from difnet import runs
+
+    return runs.load(runs.resolve(run))
+
+
+def _run(runtime: Any, topology: str, words: dict[str, Any]) -> "Run":
+    from difnet import config, runs
+
+    return runs.load(runtime(config.load(settings={"topology": topology, **words}))["folder"])

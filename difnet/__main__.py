@@ -1,0 +1,3 @@
+from difnet.cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""Which file or plug-in bears this name?
+
+Plug-ins are modules of `difnet.algorithms`, `difnet.tasks`, `difnet.models` and `difnet.places`: the file `dif_maml.py`
+is called `dif-maml` and holds a factory `dif_maml`. Other packages add theirs through entry points of the same group
+("difnet.tasks"), and `module:factory` names one directly. Data files (`topologies/`, `launch/`) are found by stem.
+"""
+
+import importlib
+import importlib.metadata
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from difnet.errors import ConfigError, did_you_mean
+
+_PACKAGE = Path(__file__).parent
+
+
+def names(group: str) -> list[str]:
+    """The names of all plug-ins in a group: "algorithms", "tasks", "models" or "places".
+
+    >>> "dif-maml" in names("algorithms")
+    True
+    """
+    package = importlib.import_module(f"difnet.{group}")
+    own = [m.name.replace("_", "-") for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+    foreign = [e.name for e in importlib.metadata.entry_points(group=f"difnet.{group}")]
+    return sorted({*own, *foreign})
+
+
+def load(group: str, name: str) -> Callable[..., Any]:
+    """The factory behind a plug-in's name or behind "module:factory".
+
+    Raises: ConfigError, if there is none; it names what there is.
+    """
+    if ":" in name:
+        return _load_foreign(group, name)
+    for entry in importlib.metadata.entry_points(group=f"difnet.{group}", name=name):
+        return entry.load()
+    if name not in (known := names(group)):
+        raise ConfigError(
+            f"no {group.rstrip('s')} called {name!r}{did_you_mean(name, known)} "
+            f"Known: {', '.join(known)}; your own is given as module:factory."
+        )
+    stem = name.replace("-", "_")
+    return getattr(importlib.import_module(f"difnet.{group}.{stem}"), stem)
+
+
+def _load_foreign(group: str, name: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a file beside the user, as `python -m` would find it
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"cannot import {module_name!r} for {group.rstrip('s')} {name!r}: {error}. "
+            f"Looked on the Python path and in {Path.cwd()}."
+        ) from error
+    if not callable(factory := getattr(module, attribute, None)):
+        known = [n for n in vars(module) if not n.startswith("_")]
+        raise ConfigError(f"{module_name} has no factory {attribute!r}{did_you_mean(attribute, known)}")
+    return factory
+
+
+def folders(kind: str) -> list[Path]:
+    """Where data files of a kind ("topologies", "launch") lie, in the order they are searched."""
+    candidates = [Path.cwd() / kind, _PACKAGE / f"_{kind}", _PACKAGE.parent / kind]
+    return list(dict.fromkeys(p for p in candidates if p.is_dir()))
+
+
+def entries(kind: str) -> Iterator[Path]:
+    """Every named data file of a kind; a name found earlier hides the same name found later."""
+    seen: set[str] = set()
+    for folder in folders(kind):
+        for path in sorted(folder.glob("*.toml")):
+            if path.stem not in seen:
+                seen.add(path.stem)
+                yield path
+
+
+def find(kind: str, name: str) -> Path | None:
+    """The data file called `name`, or None.
+
+    >>> find("topologies", "ring40").name
+    'ring40.toml'
+    """
+    return next((path for path in entries(kind) if path.stem == name), None)

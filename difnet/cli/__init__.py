@@ -1,0 +1,78 @@
+"""Words on the command line -> a RunConfig -> a runtime. No logic of its own, and nothing heavy before it is needed."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from difnet import __version__
+from difnet.errors import DifnetError
+
+COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a click command called `command`
+    "launch": ("launch", "Run a network of agent processes that learn one launch model."),
+    "simulate": ("simulate", "Run the same recursion for all agents in one process."),
+    "topology": ("topology", "List, show, make and weigh networks."),
+    "watch": ("watch", "Show the dashboard of a running or finished run."),
+    "report": ("report", "Draw the curves of one or several runs and write one HTML page."),
+    "compare": ("compare", "Put two runs side by side."),
+    "bench": ("bench", "Measure this machine: rounds, start-up, memory, communication, gradients."),
+    "host": ("host", "Plumbing: fork and supervise the agents of one host."),
+    "agent": ("agent", "Plumbing: be one agent in the foreground."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command is used; help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"difnet.cli.{COMMANDS[cmd_name][0]}").command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            from difnet.errors import did_you_mean
+
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="difnet")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def group(debug: bool) -> None:
+    """A network of agents, each its own process, that learns one launch model together without a server.
+
+    \b
+    Examples:
+      difnet launch --topology ring40
+      difnet topology show ring40
+    """
+
+
+def main() -> None:
+    """The console script: every error of ours is one message on stderr and its own exit status."""
+    try:
+        status = group.main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DifnetError as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"difnet: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,33 @@
+"""`difnet launch`: a network of agent processes."""
+
+from typing import Any
+
+import click
+
+from difnet.cli import screen, words
+
+
+@click.command()
+@click.argument("ready_made", required=False, metavar="[NAME]")
+@words.shared
+@click.option("--place", help="Where hosts run.  [local]")
+@click.option("--transport", help="ipc or tcp between the agents of this machine.  [ipc]")
+@click.option("--max-lost", type=int, help="So many lost agents still count as success.  [0]")
+def command(ready_made: str | None, **given: Any) -> int:
+    """Run a network of agents, each an operating-system process, that learn one launch model together.
+
+    NAME is a ready-made run in launch/. What is not given keeps its [default]. Exit status: 0 done; 1 agents were lost
+    or the run diverged; 2 wrong usage; 3 the machine lacks something; 130 stopped by Ctrl-C, everything written.
+
+    \b
+    Examples:
+      difnet launch --topology ring40
+      difnet launch --topology "cycle_graph(n=6)" --iterations 300 --json
+      difnet launch paper6 --seed 1
+      difnet launch --topology ring6 --set algorithm.inner=reptile --optimizer sgd --outer-lr 0.1
+    """
+    shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
+    config = words.read(given, ready_made)
+    from difnet.launcher import launch
+
+    return screen.follow(launch, shown, config)

@@ -1,0 +1,149 @@
+"""`difnet watch`: a run's events -> the dashboard, for as long as the run goes on."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from difnet.dashboard import View
+    from difnet.events import Event, RunEnded
+
+DRAW_S = 0.1  # the screen is drawn anew at most this often while events pour in
+
+
+class Silent(Exception):
+    """The run stopped writing without having ended."""
+
+
+@click.command(short_help="Show the dashboard of a running or finished run.")
+@click.argument("run", default="latest")
+@click.option("--runs", "home", default="runs", show_default=True, metavar="DIR", help="Where runs lie.")
+@click.option("--patience", default=60.0, show_default=True, type=click.FloatRange(min=0), metavar="SECONDS",
+              help="Give up on a run that has written nothing for so long.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The events as JSON lines.")
+@click.pass_context
+def command(ctx: click.Context, run: str, home: str, patience: float, as_json: bool) -> None:
+    """Show the dashboard of RUN, running or finished: a folder, a name, its beginning, or "latest".
+
+    On a terminal it is drawn live, on a pipe there is one plain line per event; leaving with Ctrl-C leaves the run
+    alone. Ends with the run: exit status 1 if the run failed, or if it fell silent.
+
+    \b
+    Examples:
+      difnet watch
+      difnet watch runs/2026-11-20_14-00-22_ring40_dif-maml_s0
+      difnet watch latest --json
+    """
+    from rich.console import Console
+
+    from difnet import runs
+
+    folder = runs.resolve(run, home)
+    console = Console(highlight=False, emoji=False, markup=False)
+    try:
+        if as_json:
+            ended = _print_json(folder, patience)
+        elif (folder / "run.json").is_file():
+            ended = _show_finished(folder, console)
+        else:
+            ended = _follow_live(folder, patience, console) if console.is_terminal else _print_lines(folder, patience)
+    except Silent as silence:
+        click.echo(f"difnet: {silence}", err=True)
+        ctx.exit(1)
+    except KeyboardInterrupt:
+        click.echo(f"difnet: stopped watching; the run goes on. Again: difnet watch {folder}", err=True)
+        ctx.exit(130)
+    if ended and not as_json:
+        from difnet.dashboard import summary_table
+
+        console.print(summary_table(ended.summary))
+    if ended and ended.state == "failed":
+        ctx.exit(1)
+
+
+def _patient(folder: Path, patience: float) -> "Iterator[Event | None]":
+    """The run's events, until it ends or has been silent for `patience` seconds; raises Silent then."""
+    from difnet import runs
+    from difnet.readable import time_text
+
+    path = folder / "events.jsonl"
+    last = time.monotonic() - (max(time.time() - path.stat().st_mtime, 0) if path.is_file() else 0)
+    caught_up = False
+    for event in runs.follow(folder, poll_s=min(0.25, patience / 2)):
+        yield event
+        if event is None:
+            caught_up = True
+            if (silent := time.monotonic() - last) > patience:
+                raise Silent(
+                    f"{folder.name} has written nothing for {time_text(silent)} and has not ended: its launcher is "
+                    f"gone or stuck. Look into {folder}/agents/*/log.txt; wait longer with --patience SECONDS."
+                )
+        elif caught_up:
+            last = time.monotonic()
+
+
+def _follow_live(folder: Path, patience: float, console: "Console") -> "RunEnded | None":
+    from rich.live import Live
+
+    from difnet.dashboard import View, render, update
+
+    view, drawn = View(), 0.0
+
+    def screen(view: "View") -> object:
+        return render(view, console.width, console.height - 1)
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        try:
+            for event in _patient(folder, patience):
+                if event is not None:
+                    view = update(view, event)
+                if time.monotonic() - drawn > DRAW_S:
+                    live.update(screen(view), refresh=True)  # type: ignore[arg-type]
+                    drawn = time.monotonic()
+        finally:
+            live.update(screen(view), refresh=True)  # type: ignore[arg-type]
+    return view.ended
+
+
+def _show_finished(folder: Path, console: "Console") -> "RunEnded":
+    from difnet import runs
+    from difnet.dashboard import View, render, update
+    from difnet.events import RunEnded
+
+    run, view = runs.load(folder), View()
+    for event in run.events:
+        view = update(view, event)
+    ended = view.ended or RunEnded(run.state, run.summary)
+    console.print(render(view._replace(ended=ended), console.width, max(min(console.height - 1, 40), 20)))
+    return ended
+
+
+def _print_lines(folder: Path, patience: float) -> "RunEnded | None":
+    from difnet.dashboard import plain_line
+    from difnet.events import RunEnded
+
+    for event in _patient(folder, patience):
+        if event is not None and (line := plain_line(event)) is not None:
+            click.echo(line)
+            sys.stdout.flush()
+        if isinstance(event, RunEnded):
+            return event
+    return None
+
+
+def _print_json(folder: Path, patience: float) -> "RunEnded | None":
+    from difnet.events import RunEnded
+
+    for event in _patient(folder, patience):
+        if event is not None:
+            click.echo(json.dumps(event.to_dict()))
+        if isinstance(event, RunEnded):
+            return event
+    return None

@@ -1,0 +1,72 @@
+"""The words that `launch` and `simulate` share, and the way from them to a RunConfig."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+WORDS = [
+    click.option("--topology", metavar="WHERE", help="A name, a generator such as 'cycle_graph(n=6)', or a file."),
+    click.option("--agents", type=int, help="How many; a check, since the topology says so."),
+    click.option("--weights", help="averaging, metropolis, best-constant or fastest.  [metropolis]"),
+    click.option("--strategy", help="diffusion, cta, centralised or noncooperative.  [diffusion]"),
+    click.option("--algorithm", help="A plug-in's name, or module:factory.  [dif-maml]"),
+    click.option("--task", help="A task family's name, or module:factory.  [sinusoid]"),
+    click.option("--model", help="A model's name, or module:factory.  [the task family's own]"),
+    click.option("--init", help="common or separate first launch models.  [common]"),
+    click.option("--iterations", type=int, help="Adapt, exchange, combine so often.  [1000]"),
+    click.option("--local-steps", type=int, help="Adapt so often between two exchanges.  [1]"),
+    click.option("--tasks", type=int, help="Tasks per agent and adapt step.  [5]"),
+    click.option("--shots", type=int, help="Support samples of a task.  [10]"),
+    click.option("--queries", type=int, help="Query samples of a task.  [10]"),
+    click.option("--inner-lr", type=float, help="Rate of the inner steps.  [0.01]"),
+    click.option("--inner-steps", type=int, help="Inner steps.  [1]"),
+    click.option("--order", type=int, help="2, or 1 for FOMAML.  [2]"),
+    click.option("--outer-lr", type=float, help="Rate of the outer step.  [0.001]"),
+    click.option("--optimizer", help="sgd, momentum or adam, for the outer step.  [adam]"),
+    click.option("--mode", help="sync or async rounds.  [sync]"),
+    click.option("--staleness", type=int, help="Rounds a state may be old in async rounds.  [4]"),
+    click.option("--eval-every", type=int, help="Iterations between two validations.  [200]"),
+    click.option("--measure-every", type=int, help="Iterations between two consensus errors.  [eval-every / 10]"),
+    click.option("--eval-tasks", type=int, help="Validation tasks.  [100]"),
+    click.option("--seed", type=int, help="Of everything random.  [0]"),
+    click.option("--dtype", help="float32 or float64.  [float32]"),
+    click.option("--device", help="cpu or cuda.  [cpu]"),
+    click.option("--engine", help="auto, aot, traced or eager meta-gradients.  [auto]"),
+    click.option("--runs", metavar="DIR", help="Where run folders go.  [runs]"),
+    click.option("--name", help="Of the run folder.  [date, topology, algorithm, seed]"),
+    click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with any of these."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field, e.g. algorithm.inner=anil."),
+    click.option("--print-config", is_flag=True, help="Print the resolved configuration and stop."),
+    click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document."),
+    click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
+]
+
+
+def shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the words above."""
+    for word in reversed(WORDS):
+        command = word(command)
+    return command
+
+
+def read(words: dict[str, Any], ready_made: str | None = None) -> Any:
+    """The RunConfig that the words mean.
+
+    Raises: ConfigError, naming every wrong word at once.
+    """
+    from difnet import catalog, config
+    from difnet.errors import ConfigError, did_you_mean
+
+    path = words.pop("config")
+    settings = dict(config.parse_setting(text) for text in words.pop("settings"))
+    if ready_made is not None:
+        if path is not None:
+            raise ConfigError(f"both a ready-made run ({ready_made}) and --config ({path}); give one of them")
+        path = catalog.find("launch", ready_made)
+        if path is None:
+            known = [entry.stem for entry in catalog.entries("launch")]
+            raise ConfigError(f"no ready-made run called {ready_made!r}{did_you_mean(ready_made, known)} "
+                              f"Known: {', '.join(known) or 'none'}. A topology is given as --topology.")  # fmt: skip
+    return config.load(path, settings, {name: value for name, value in words.items() if value is not None})

@@ -1,0 +1,198 @@
+"""What can happen in a run: one stream of frozen values, from the runtimes up to the record and the screen.
+
+Agents (or the simulator) speak the first group; the recorder gathers it and speaks the second, which is what
+`events.jsonl` holds and all that a dashboard or a report ever sees. Losses are task means of the query loss.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+Statistics = dict[str, float]  # over agents: "mean", "median", "worst"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as plain values, its kind under "event".
+
+        >>> Note("compiling").to_dict()
+        {'event': 'Note', 'text': 'compiling', 'seconds': 0.0}
+        """
+        return {"event": type(self).__name__, **asdict(self)}
+
+
+# From one agent to the recorder.
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """Where agent `agent` stands after `iteration` iterations; counters are totals since its start."""
+
+    agent: int
+    iteration: int
+    loss: float | None  # query loss after the inner steps, mean over the iterations since the last Progress
+    cpu_s: float
+    pss_bytes: int | None  # proportional set size; None where the system does not tell
+    payload_bytes: int  # of states sent, headers and framing not counted
+    wire_bytes: int  # of all frames sent
+    messages: int  # sent, of every kind
+    missed: int  # exchanges in which an expected neighbour stayed silent
+    refused: int  # messages that were dropped as malformed, stale or non-finite
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(Event):
+    """Agent `agent`'s launch model after so many iterations travels beside this, for the consensus error."""
+
+    agent: int
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated(Snapshot):
+    """A snapshot with which agent `agent` was also tested, on the network's validation tasks."""
+
+    before: float  # loss without adaptation
+    after: dict[str, float]  # inner steps ("1", "10") -> loss
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourLost(Event):
+    """Agent `agent` goes on without `neighbour`, whose weight stays with the agent itself from now on."""
+
+    agent: int
+    neighbour: int
+    iteration: int
+    used: int  # the last iteration in which this end used the edge; -1 for never
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Event):
+    """Agent `agent` ended its loop; its launch model and optimiser state travel beside it."""
+
+    agent: int
+    iteration: int
+    state: str  # "done" | "stopped" | "failed"
+    reason: str = ""
+
+
+# From the recorder to the record and the screen.
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    """What is about to run, as far as a reader of the stream needs it."""
+
+    run: str
+    command: str  # "launch" | "simulate"
+    folder: str
+    topology: str
+    agents: int
+    edges: int
+    mixing_rate: float
+    doubly_stochastic: bool
+    strategy: str
+    algorithm: str
+    task: str
+    model: str
+    iterations: int
+    outer_lr: float
+    seed: int
+    started_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Event):
+    """Something a person wants to know while waiting."""
+
+    text: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Event):
+    """Every agent is connected and the first iteration begins."""
+
+    seconds: float  # since the command began
+    engine: str  # "aot" | "traced" | "eager"
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse(Event):
+    """How the network is doing right now."""
+
+    seconds: float  # since Ready
+    iteration: int  # of the slowest living agent
+    rounds_per_s: float  # lately
+    training_loss: float | None  # mean over agents, lately
+    payload_bytes: int
+    wire_bytes: int
+    messages: int
+    pss_mb: float | None  # mean over agents
+    alive: int
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Event):
+    """How far apart all living agents were at the same iteration."""
+
+    iteration: int
+    seconds: float
+    disagreement: float  # mean over agents of ||w_k - centroid||^2, i.e. the consensus error
+    distances: dict[str, float]  # agent -> ||w_k - centroid||^2
+
+
+@dataclass(frozen=True, slots=True)
+class Validated(Measured):
+    """A measurement at which every living agent was also tested."""
+
+    before: Statistics
+    after: dict[str, Statistics]  # inner steps -> statistics over agents
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLost(Event):
+    """An agent's process ended before the run did."""
+
+    agent: int
+    status: str  # "exit status 1", "killed by SIGKILL"
+    iteration: int
+    log_tail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded(Event):
+    """The run is over and its folder is complete; `summary` is what run.json holds."""
+
+    state: str  # "done" | "stopped" | "failed"
+    summary: dict[str, Any]
+
+
+KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        Progress, Snapshot, Evaluated, NeighbourLost, Finished,
+        RunStarted, Note, Ready, Pulse, Measured, Validated, AgentLost, RunEnded,
+    )
+}  # fmt: skip
+
+
+def from_dict(record: dict[str, Any]) -> Event:
+    """The event that `to_dict` wrote.
+
+    Raises: KeyError for an unknown kind, TypeError for missing or unknown fields.
+
+    >>> from_dict({"event": "Note", "text": "hello", "seconds": 1.5})
+    Note(text='hello', seconds=1.5)
+    """
+    kind = KINDS[record["event"]]
+    names = {f.name for f in fields(kind)}
+    unknown = set(record) - names - {"event"}
+    if unknown:
+        raise TypeError(f"{kind.__name__} has no field {sorted(unknown)}")
+    return kind(**{name: value for name, value in record.items() if name != "event"})

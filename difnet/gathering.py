@@ -1,0 +1,92 @@
+"""What do the agents' words add up to? Pure: agents' events in, network-level events and totals out."""
+
+import statistics
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from difnet.events import Evaluated, Finished, Measured, NeighbourLost, Progress, Pulse, Snapshot, Statistics, Validated
+from difnet.mixing import distances
+
+LATELY_S = 3.0  # the span over which rounds per second are taken
+
+
+@dataclass
+class Gathering:
+    """The network as its agents have told it so far."""
+
+    agents: int
+    lost: set[int] = field(default_factory=set)
+    progress: dict[int, Progress] = field(default_factory=dict)
+    finished: dict[int, Finished] = field(default_factory=dict)
+    broken: list[NeighbourLost] = field(default_factory=list)
+    validations: list[Validated] = field(default_factory=list)
+    _pending: dict[int, dict[int, tuple[Snapshot, np.ndarray]]] = field(default_factory=dict)
+    _lately: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def alive(self) -> list[int]:
+        """The agents that are not lost."""
+        return [k for k in range(self.agents) if k not in self.lost]
+
+    @property
+    def iteration(self) -> int:
+        """How many iterations the slowest living agent has done."""
+        return min((self.progress[k].iteration if k in self.progress else 0 for k in self.alive), default=0)
+
+    def measured(self, event: Snapshot, w: np.ndarray, seconds: float) -> list[Measured]:
+        """Keep one agent's model; the network's figures as soon as every living agent has sent the same iteration's."""
+        self._pending.setdefault(event.iteration, {})[event.agent] = (event, w)
+        return self.settle(seconds)
+
+    def settle(self, seconds: float) -> list[Measured]:
+        """The measurements that wait for nobody any more, in order."""
+        complete = sorted(i for i, told in self._pending.items() if told.keys() >= set(self.alive))
+        done = [self._measure(i, self._pending.pop(i), seconds) for i in complete]
+        self.validations += [m for m in done if isinstance(m, Validated)]
+        return done
+
+    def _measure(self, iteration: int, told: dict[int, tuple[Snapshot, np.ndarray]], seconds: float) -> Measured:
+        agents = sorted(told)
+        apart = distances(np.stack([told[k][1] for k in agents]))
+        by_agent = {str(k): float(d) for k, d in zip(agents, apart, strict=True)}
+        tests = [test for k in agents if isinstance(test := told[k][0], Evaluated)]
+        if len(tests) < len(agents):
+            return Measured(iteration, seconds, float(np.mean(apart)), by_agent)
+        return Validated(
+            iteration, seconds, float(np.mean(apart)), by_agent, over_agents([t.before for t in tests]),
+            {steps: over_agents([t.after[steps] for t in tests]) for steps in tests[0].after},
+        )  # fmt: skip
+
+    def pulse(self, seconds: float) -> Pulse:
+        """How the network is doing right now."""
+        self._lately = [(t, i) for t, i in self._lately if seconds - t <= LATELY_S] + [(seconds, self.iteration)]
+        (t0, i0), (t1, i1) = self._lately[0], self._lately[-1]
+        told = list(self.progress.values())
+        losses = [p.loss for p in told if p.loss is not None]
+        weights = [p.pss_bytes for p in told if p.pss_bytes is not None]
+        return Pulse(
+            seconds, self.iteration, (i1 - i0) / (t1 - t0) if t1 > t0 else 0.0,
+            statistics.fmean(losses) if losses else None, self.total("payload_bytes"), self.total("wire_bytes"),
+            self.total("messages"), statistics.fmean(weights) / 2**20 if weights else None, len(self.alive),
+            self.total("missed"),
+        )  # fmt: skip
+
+    def total(self, counter: str) -> int:
+        """The sum over agents of one of their counters."""
+        return sum(getattr(p, counter) for p in self.progress.values())
+
+    def one_sided_exchanges(self) -> int:
+        """In how many rounds one end of a broken edge used it and the other, though it lived on, did not."""
+        used = {(e.agent, e.neighbour): e.used for e in self.broken}
+        both = [(k, l) for k, l in used if k < l and (l, k) in used and not {k, l} & self.lost]
+        return sum(abs(used[k, l] - used[l, k]) for k, l in both)
+
+
+def over_agents(losses: list[float]) -> Statistics:
+    """The mean, median and worst of one figure over the agents.
+
+    >>> over_agents([1.0, 2.0, 6.0])
+    {'mean': 3.0, 'median': 2.0, 'worst': 6.0}
+    """
+    return {"mean": statistics.fmean(losses), "median": statistics.median(losses), "worst": max(losses)}

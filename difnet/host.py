@@ -1,0 +1,182 @@
+"""One host: forks its agents from one prepared process, supervises them, and ends every one of them.
+
+Everything heavy (torch, the model, the compiled kernels) is loaded once, here, before the first fork. No thread and no
+socket is open while forking.
+"""
+
+import gc
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from difnet.config import load
+from difnet.errors import ConfigError, DifnetError, EnvironmentLacks
+from difnet.lifetime import die_with_parent
+from difnet.machine import environment, process_for_tensors
+from difnet.process import Assignment, run_agent
+from difnet.registry import Control
+from difnet.topology import Topology
+from difnet.workload import build, compile_steps
+
+GRACE_S = 3.0
+LOG_TAIL_LINES = 12
+
+
+@dataclass(slots=True)
+class Child:
+    """One agent's process as its host knows it."""
+
+    agent: int
+    pid: int
+    fd: int  # readable once it has ended
+    log: Path
+
+
+def run_host(agents: Sequence[int], registry: str, token: str, listen: str) -> int:
+    """Fork the agents of this host and stay until all have ended. Returns an exit status."""
+    parent = os.getppid()
+    die_with_parent(parent, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with process_for_tensors():
+            return _fork_and_supervise(agents, registry, token, listen, parent)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending already
+
+
+def _fork_and_supervise(agents: Sequence[int], registry: str, token: str, listen: str, parent: int) -> int:
+    try:
+        with Control(registry, token) as control:
+            assignment, folder = prepare(control, registry, token, listen)
+    except (ConfigError, EnvironmentLacks) as error:
+        return error.exit_code  # the registry knows the reason, and tells the user
+    gc.collect()
+    gc.freeze()
+    children = {}
+    try:
+        for k in agents:
+            child = fork_agent(k, assignment, folder)
+            children[child.fd] = child
+        with Control(registry, token) as control:
+            control.say("host", {"agents": list(agents)})
+            return supervise(children, control, parent)
+    finally:
+        end_all(children)
+        if os.getppid() != parent and listen.startswith("ipc://"):  # the launcher was killed: tidy up in its place
+            shutil.rmtree(Path(listen.removeprefix("ipc://")).parent, ignore_errors=True)
+
+
+def prepare(control: Control, registry: str, token: str, listen: str) -> tuple[Assignment, Path]:
+    """Ask the registry what to run, and load all of it.
+
+    Returns: what every agent inherits, and the run's folder.
+    """
+    control.say("configuration?", {})
+    run = control.expect("run", 30.0)
+    config = load(settings=run["config"])
+    topology = Topology.from_dict(run["topology"])
+
+    def say(text: str) -> None:
+        control.say("note", {"text": text})
+
+    try:
+        workload = build(config, topology.agents)
+        steps = compile_steps(workload, say)
+    except DifnetError as error:
+        control.say("failed", {"reason": str(error), "exit_code": error.exit_code})
+        raise
+    control.say("prepared", {"engine": steps.engine, "flops": steps.flops or 0, "parameters": workload.model.size,
+                             "model": config.model.name if config.model else workload.family.default_model,
+                             "environment": environment()})  # fmt: skip
+    hashes = {**run["hashes"], "model": workload.fingerprint()}
+    assignment = Assignment(workload, steps, topology, hashes, run["run"], registry, token, listen)
+    return assignment, Path(run["folder"])
+
+
+def fork_agent(k: int, assignment: Assignment, folder: Path) -> Child:
+    """Start agent k as a process of its own; what it prints goes to its log."""
+    log = folder / "agents" / f"{k:03d}" / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    host = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            die_with_parent(host)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.dup2(target, 1)
+            os.dup2(target, 2)
+            status = run_agent(k, assignment)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return Child(k, pid, os.pidfd_open(pid), log)
+
+
+def supervise(children: dict[int, Child], control: Control, parent: int) -> int:
+    """Report who ends and how, until nobody is left, the registry says it is over, or the parent is gone."""
+    failed = 0
+    ending_since: float | None = None
+    while children:
+        ready = wait([control.socket.FD, *children], 0.25)
+        for fd in [fd for fd in ready if fd in children]:
+            child = children.pop(fd)
+            status = reap(child)
+            failed += status != "exit status 0"
+            control.say("exited", {"agent": child.agent, "status": status, "log_tail": tail(child.log)})
+        while heard := control.hear(0):
+            if heard[0] == "end" and ending_since is None:
+                ending_since = time.monotonic()
+        if ending_since is not None and time.monotonic() - ending_since > GRACE_S:
+            break
+        if os.getppid() != parent:
+            break
+    return 1 if failed else 0
+
+
+def reap(child: Child) -> str:
+    """How an ended child ended, in words."""
+    _, status = os.waitpid(child.pid, 0)
+    os.close(child.fd)
+    if os.WIFSIGNALED(status):
+        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exit status {os.WEXITSTATUS(status)}"
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+    except OSError:
+        return ""
+
+
+def end_all(children: dict[int, Child]) -> None:
+    """Ask those who are left to end, then end them."""
+    for sig, patience in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0)):
+        for child in children.values():
+            os.kill(child.pid, sig)
+        deadline = time.monotonic() + patience
+        while children and time.monotonic() < deadline:
+            for fd in wait(list(children), 0.1):
+                reap(children.pop(int(fd)))  # type: ignore[arg-type]
+
+
+def run_foreground(k: int, registry: str, token: str, listen: str) -> int:
+    """Be agent k in this process, without a fork. Returns its exit status."""
+    with process_for_tensors():
+        with Control(registry, token) as control:
+            assignment, _ = prepare(control, registry, token, listen)
+        return run_agent(k, assignment)

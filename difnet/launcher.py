@@ -1,0 +1,182 @@
+"""From a RunConfig to a finished run: a registry, a place where hosts run, and a recorder, in one loop."""
+
+import hashlib
+import json
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from difnet import catalog, events
+from difnet.config import RunConfig
+from difnet.errors import AgentLost, ConfigError, DifnetError
+from difnet.events import Event
+from difnet.lifetime import asked_to_stop, owned, sweep
+from difnet.recorder import Recorder
+from difnet.registry import Registry
+from difnet.topology import Topology, load
+
+PULSE_S, SAY_S, LAST_WORDS_S = 1.0, 0.5, 1.0
+MEETING_PLACE = "difnet-"
+
+
+def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
+    """Run a network of agent processes until it is done; returns its summary.
+
+    Args: `listen` hears every network-level event.
+    Raises: DifnetError, if it cannot start.
+    """
+    if config.device != "cpu":
+        raise ConfigError(f"agent processes compute on the cpu, not on {config.device!r}; use difnet simulate --device")
+    topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
+    place = catalog.load("places", config.place)
+    recorder = Recorder(config, topology, "launch", listen)
+    token = secrets.token_hex(16)
+    neighbours = {k: sorted({*topology.hears(k), *topology.tells(k)}) for k in range(topology.agents)}
+    run = {
+        "run": recorder.folder.name, "folder": str(recorder.folder), "config": config.model_dump(exclude_none=True),
+        "topology": topology.to_dict(), "hashes": hashes(topology),
+    }  # fmt: skip
+    with meeting_place(config.transport) as (registry_endpoint, listen_endpoint):
+        with Registry(registry_endpoint, token, run, neighbours) as registry, asked_to_stop() as stop:
+            recorder.start()
+            with place(range(topology.agents), registry.endpoint, token, listen_endpoint) as hosts:
+                return Launch(config, recorder, registry, hosts, stop).until_done()
+
+
+class Launch:
+    """The loop of one launch: listen, record, and notice who is gone."""
+
+    def __init__(self, config: RunConfig, recorder: Recorder, registry: Registry, hosts: Any, stop: list[int]) -> None:
+        self.config, self.recorder, self.registry, self.hosts, self._stop = config, recorder, registry, hosts, stop
+        self._exited: set[int] = set()
+        self._prepared: dict[str, Any] = {}
+        self._failure: DifnetError | None = None
+        self._heard_at = time.monotonic()
+        self._told_at: dict[int, float] = {}  # agent -> when it was last heard
+        self._said_at = 0.0
+
+    def until_done(self) -> dict[str, Any]:
+        """Serve the network until every agent has ended; returns the summary."""
+        stopped, leaving_since, next_pulse = False, None, 0.0
+        while len(self._exited) < self.recorder.topology.agents:
+            for kind, body, tensors in self.registry.listen(0.1):
+                self._heard_at = time.monotonic()
+                self._take(kind, body, tensors)
+            self._say_who_is_ready()
+            now = time.monotonic()
+            if self._stop and not stopped:
+                stopped = True
+                self.recorder.note("stopping: agents end after the same iteration; again to kill")
+                if not self.registry.started:
+                    break
+                self.registry.stop()
+            if len(self._stop) > 1:
+                break
+            if self.registry.started and now >= next_pulse:
+                next_pulse = now + PULSE_S
+                self.recorder.pulse()
+            if self.hosts.poll() is not None:  # what it said last may still be on its way
+                leaving_since = leaving_since or now
+            if self._failure or (leaving_since and now - leaving_since > LAST_WORDS_S):
+                break
+            if reason := self._out_of_patience(now):
+                self.recorder.note(reason)
+                break
+        return self._end(signal.Signals(self._stop[0]).name if stopped else "")
+
+    def _take(self, kind: str, body: dict[str, Any], tensors: list[Any]) -> None:
+        if kind in events.KINDS:
+            self._told_at[int(body["agent"])] = self._heard_at
+            self.recorder.record(events.from_dict({"event": kind, **body}), tensors)
+        elif kind == "note":
+            self.recorder.note(str(body["text"]))
+        elif kind == "prepared":
+            self._prepared = body
+        elif kind == "failed":
+            self._failure = DifnetError(str(body["reason"]))
+            self._failure.exit_code = int(body["exit_code"])
+        elif kind == "exited":
+            self._exit(int(body["agent"]), str(body["status"]), str(body["log_tail"]))
+
+    def _exit(self, agent: int, status: str, log_tail: str) -> None:
+        self._exited.add(agent)
+        self.registry.forget(agent)
+        if not self.registry.started:
+            last = f":\n{log_tail}" if log_tail else ""
+            self._failure = self._failure or AgentLost(f"agent {agent} ended before the start ({status}){last}")
+            return
+        finished = self.recorder.gathering.finished.get(agent)
+        if finished is None or finished.state == "failed":
+            self.recorder.lose(agent, status, log_tail)
+
+    def _say_who_is_ready(self) -> None:
+        registry, recorder = self.registry, self.recorder
+        if registry.started and recorder.ready_s is None:
+            p = self._prepared
+            recorder.ready(p["engine"], p["parameters"], p["flops"] or None, p["environment"])
+        elif not registry.started and registry.registered and time.monotonic() - self._said_at > SAY_S:
+            self._said_at = time.monotonic()
+            recorder.note(f"{registry.registered}/{recorder.topology.agents} agents here, {registry.joined} connected")
+
+    def _out_of_patience(self, now: float) -> str | None:
+        """Why we wait no longer, if so."""
+        silent, left_behind = now - self._heard_at, self._left_behind(now)
+        if left_behind:
+            return f"gave up on {left_behind}: left behind by their neighbours and silent, and everybody else has ended"
+        if not self.registry.started and silent > self.config.ready_timeout_s:
+            return f"gave up: no agent made progress towards the start for {silent:.0f} s"
+        if silent > self.config.step_timeout_s + self.config.silence_s + 60:
+            return f"gave up: no agent was heard for {silent:.0f} s"
+        return None
+
+    def _left_behind(self, now: float) -> list[int]:
+        """The agents that are left when nobody but frozen ones is, given that their neighbours noticed it too."""
+        unfinished = set(self.recorder.gathering.alive) - self.recorder.gathering.finished.keys() - self._exited
+        frozen = {e.neighbour for e in self.recorder.gathering.broken}
+        quiet = all(now - self._told_at.get(k, 0.0) > self.config.silence_s + 2 for k in unfinished)
+        return sorted(unfinished) if unfinished and unfinished <= frozen and quiet else []
+
+    def _end(self, stopped_by: str) -> dict[str, Any]:
+        self.registry.end()
+        self.hosts.stop()
+        g = self.recorder.gathering
+        left_behind = {e.neighbour: f"left behind by its neighbours: {e.reason}" for e in g.broken}
+        missing = [] if self._failure else sorted(set(g.alive) - g.finished.keys())
+        for agent in missing:
+            self.recorder.lose(agent, left_behind.get(agent, "ended with its host"), "")
+        lost = len(g.lost)
+        state = "stopped" if stopped_by else "failed" if lost > self.config.max_lost or not g.finished else "done"
+        reason = str(self._failure) if self._failure else stopped_by
+        summary = self.recorder.finish(state, reason)
+        if self._failure:
+            raise self._failure
+        return summary
+
+
+def hashes(topology: Topology) -> dict[str, str]:
+    """What the launcher knows of what two neighbours must share: the graph and the weights."""
+    graph = json.dumps([topology.agents, topology.directed, topology.edges])
+    return {
+        "topology": hashlib.sha256(graph.encode()).hexdigest()[:16],
+        "weights": hashlib.sha256(topology.A.tobytes()).hexdigest()[:16],
+    }
+
+
+@contextmanager
+def meeting_place(transport: str) -> Iterator[tuple[str, str]]:
+    """Endpoints for the registry and, with {agent} in it, for agents: a private folder's sockets, or loopback ports."""
+    if transport == "tcp":
+        yield "tcp://127.0.0.1:*", "tcp://127.0.0.1:*"
+        return
+    sweep(Path(tempfile.gettempdir()), MEETING_PLACE)
+    folder = Path(tempfile.mkdtemp(prefix=owned(MEETING_PLACE)))
+    try:
+        yield f"ipc://{folder}/registry", f"ipc://{folder}/{{agent}}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

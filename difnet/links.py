@@ -1,0 +1,60 @@
+"""One edge of the network as one of its ends sees it: who is there, what was said last, whether it may be used.
+
+A link is moved through its life by `transport.py`: joining -> active -> done | lost.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+JOINING, ACTIVE, DONE, LOST = "joining", "active", "done", "lost"
+
+
+@dataclass(slots=True)
+class Link:
+    """What one end knows of an edge."""
+
+    neighbour: int
+    dials: bool  # this end dials; the other listens
+    hears: bool  # its states are combined here
+    tells: bool  # our states are combined there
+    phase: str = JOINING
+    epoch: int = 0
+    greeted: bool = False
+    heard_at: float = 0.0
+    sent_at: float = 0.0
+    peer_phase: str = ""
+    peer_phase_age_s: float = 0.0
+    states: dict[int, np.ndarray | None] = field(default_factory=dict)  # round -> state; None: a round without one
+    newest: int = -1  # the latest round heard
+    used: int = -1  # the last round in which what came over this edge was combined
+    outbox: list | None = None  # a message that found no room yet
+    farewell_seen: bool = False
+
+    def accept(self, round_: int, state: np.ndarray | None, current: int, lag: int | None) -> bool:
+        """Keep a state if the round it belongs to can still be used; otherwise False: stale, early or replayed.
+
+        Args: `lag` is None for synchronous rounds, in which only the current round and the one after it are of use;
+            else how many rounds old a state may be when it is combined.
+        """
+        if round_ <= self.newest or (lag is None and round_ > current + 1):
+            return False
+        if lag is not None:
+            self.states.clear()
+        self.states[round_] = state
+        self.newest = round_
+        return True
+
+    def answers(self, current: int, lag: int | None) -> bool:
+        """Whether what was heard suffices for the current round."""
+        return current in self.states if lag is None else self.newest >= current - lag
+
+    def take(self, current: int, lag: int | None) -> np.ndarray | None:
+        """The state to combine in the current round, or None; asynchronous rounds may use the newest one again."""
+        if lag is None:
+            state = self.states.pop(current, None)
+        else:
+            state = self.states.get(self.newest) if self.newest >= current - lag else None
+        if state is not None:
+            self.used = current
+        return state

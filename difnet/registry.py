@@ -1,0 +1,239 @@
+"""The control plane: it introduces agents to each other, starts them together, and then only listens.
+
+No state is ever exchanged through here. Agents and hosts talk to it; if it dies, they end or go on, they never wait for
+it without a deadline.
+
+    agent -> register {agent, incarnation, endpoint}     -> peers {neighbour: endpoint}
+    agent -> joined                                      -> go, when all have joined
+    agent -> event {…} + tensors                         -> (to the recorder)
+             stop                                        -> agent: at {iteration} -> until {iteration}
+    agent -> leave                                       -> left: all that it said is recorded
+    host  -> configuration?                              -> run {…};  host -> exited {agent, status, log_tail}
+"""
+
+import hmac
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import zmq
+
+from difnet import wire
+from difnet.errors import DifnetError, WireError
+from difnet.sockets import readable
+
+STOP_ANSWER_S = 5.0
+
+
+class Message(NamedTuple):
+    """What somebody told the registry."""
+
+    sender: bytes
+    kind: str
+    body: dict[str, Any]
+    tensors: list[np.ndarray]
+
+
+class Registry:
+    """The launcher's end; use as a context manager.
+
+    Args: `neighbours`, agent -> whom it must be connected to; `run`, what a host needs to know; `token`, a secret that
+        every message must carry.
+    """
+
+    def __init__(self, endpoint: str, token: str, run: dict[str, Any], neighbours: dict[int, list[int]]) -> None:
+        self._token, self._run, self._neighbours = token, run, neighbours
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.LINGER, 0)
+        self._router.setsockopt(zmq.RCVHWM, 10_000)
+        self._router.setsockopt(zmq.MAXMSGSIZE, 2**31)
+        self._router.bind(endpoint)
+        self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._agents: dict[int, bytes] = {}  # agent -> its connection
+        self._endpoints: dict[int, str] = {}
+        self._joined: set[int] = set()
+        self._hosts: set[bytes] = set()
+        self._at: dict[int, int] = {}  # agent -> the iteration it was in when asked to stop
+        self._stopping_since: float | None = None
+        self.started = False
+        self.refused = 0
+
+    def __enter__(self) -> "Registry":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._context.destroy(linger=0)
+
+    @property
+    def registered(self) -> int:
+        """How many agents are known."""
+        return len(self._endpoints)
+
+    @property
+    def joined(self) -> int:
+        """How many agents are connected to all their neighbours."""
+        return len(self._joined)
+
+    def listen(self, timeout_s: float) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
+        """Serve what has arrived; yields (kind, body, tensors) of what is not the registry's own affair."""
+        if self._router.poll(int(timeout_s * 1000) + 1):
+            while readable(self._router):
+                try:
+                    message = self._read(self._router.recv_multipart())
+                    yield from self._serve(message)
+                except WireError:
+                    self.refused += 1
+        self._settle_stop()
+
+    def stop(self) -> None:
+        """Ask all agents to end after the same iteration."""
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            self._tell_agents("stop", {})
+
+    def end(self) -> None:
+        """Tell the hosts that the run is over: they end whoever is left."""
+        for host in self._hosts:
+            self._send(host, "end", {})
+
+    def forget(self, agent: int) -> None:
+        """An agent is gone for good: nobody waits for its answer any more."""
+        self._agents.pop(agent, None)
+
+    def _read(self, frames: list[bytes]) -> Message:
+        if len(frames) < 2:
+            raise WireError("a control message without a header")
+        kind, body = wire.unpack_document(frames[1])
+        token = body.pop("token", "")
+        if not isinstance(token, str) or not hmac.compare_digest(token, self._token):
+            raise WireError("a control message without this run's token")
+        dtypes = body.pop("dtypes", [])
+        if not isinstance(dtypes, list) or len(dtypes) != len(frames) - 2:
+            raise WireError("a control message whose tensors are not as announced")
+        tensors = []
+        for name, frame in zip(dtypes, frames[2:], strict=True):
+            if name not in wire.DTYPES or len(frame) % wire.DTYPES[name].itemsize:
+                raise WireError("a tensor of unknown type or broken length")
+            tensors.append(np.frombuffer(frame, wire.DTYPES[name]))
+        return Message(frames[0], kind, body, tensors)
+
+    def _serve(self, message: Message) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
+        sender, kind, body, tensors = message
+        if kind == "configuration?":
+            self._hosts.add(sender)
+            self._send(sender, "run", self._run)
+        elif kind == "host":
+            self._hosts.add(sender)
+        elif kind == "register":
+            self._register(sender, _natural(body, "agent"), str(body.get("endpoint", "")))
+        elif kind == "joined":
+            self._join(_natural(body, "agent"))
+        elif kind == "leave":
+            self._send(sender, "left", {})
+        elif kind == "at":
+            self._at[_natural(body, "agent")] = _natural(body, "iteration")
+        else:
+            yield kind, body, tensors
+
+    def _register(self, sender: bytes, agent: int, endpoint: str) -> None:
+        if agent not in self._neighbours or agent in self._agents:
+            last = len(self._neighbours) - 1
+            taken = "it is registered already" if agent in self._agents else f"agents are 0 to {last}"
+            self._send(sender, "refused", {"reason": f"agent {agent}: {taken}"})
+            return
+        self._agents[agent], self._endpoints[agent] = sender, endpoint
+        if len(self._endpoints) == len(self._neighbours):
+            for k, neighbours in self._neighbours.items():
+                self._send(self._agents[k], "peers", {"endpoints": {str(l): self._endpoints[l] for l in neighbours}})
+
+    def _join(self, agent: int) -> None:
+        self._joined.add(agent)
+        if len(self._joined) == len(self._neighbours) and not self.started:
+            self.started = True
+            self._tell_agents("go", {})
+
+    def _settle_stop(self) -> None:
+        """Once every agent has said where it is (or had time to), all end after the furthest one's next iteration."""
+        if self._stopping_since is None or not self._at:
+            return
+        if self._at.keys() >= self._agents.keys() or time.monotonic() - self._stopping_since > STOP_ANSWER_S:
+            self._tell_agents("until", {"iteration": max(self._at.values()) + 1})
+            self._stopping_since = float("inf")
+
+    def _tell_agents(self, kind: str, body: dict[str, Any]) -> None:
+        for sender in self._agents.values():
+            self._send(sender, kind, body)
+
+    def _send(self, to: bytes, kind: str, body: dict[str, Any]) -> None:
+        try:
+            self._router.send_multipart([to, wire.pack_document(kind, body)], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            pass  # whoever it was has gone; who is gone is known from elsewhere
+
+
+def _natural(body: dict[str, Any], name: str) -> int:
+    value = body.get(name)
+    if type(value) is not int or value < 0:
+        raise WireError(f"{name} is not a natural number")
+    return value
+
+
+class Control:
+    """An agent's or a host's end of the control plane; use as a context manager, from any thread."""
+
+    def __init__(self, endpoint: str, token: str) -> None:
+        self._token = token
+        self._lock = threading.Lock()  # a long step's helper thread reads it too
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 2000)
+        self.socket.setsockopt(zmq.SNDHWM, 10_000)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, wire.DOCUMENT_LIMIT)
+        self.socket.connect(endpoint)
+        self.endpoint = endpoint
+
+    def __enter__(self) -> "Control":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._context.destroy()  # each socket keeps its own linger
+
+    def say(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> bool:
+        """Tell the registry something without waiting; False if there is no room for it."""
+        header = {**body, "token": self._token}
+        if tensors:
+            header["dtypes"] = [t.dtype.name for t in tensors]
+        message = [wire.pack_document(kind, header), *(t.tobytes() for t in tensors)]
+        with self._lock:
+            try:
+                self.socket.send_multipart(message, zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+        return True
+
+    def hear(self, timeout_s: float) -> tuple[str, dict[str, Any]] | None:
+        """The next thing the registry says, or None if it says nothing for so long."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                if self.socket.poll(min(50, max(0, int(1000 * (deadline - time.monotonic()))))):
+                    return wire.unpack_document(self.socket.recv_multipart()[0])
+            if time.monotonic() >= deadline:
+                return None
+
+    def expect(self, kind: str, timeout_s: float) -> dict[str, Any]:
+        """Wait for one kind of answer.
+
+        Raises: DifnetError, if the registry refuses, or is silent for too long.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            heard = self.hear(left)
+            if heard and heard[0] == kind:
+                return heard[1]
+            if heard and heard[0] == "refused":
+                raise DifnetError(f"the registry refuses: {heard[1].get('reason')}")
+        raise DifnetError(f"no answer {kind!r} from the registry at {self.endpoint} in {timeout_s:.0f} s")

@@ -1,0 +1,71 @@
+"""Sine waves: regression tasks whose amplitudes are divided among the agents.
+
+Source: Kayaalp, Vlaski, Sayed, "Distributed Meta-Learning with Networked Agents", section IV-A, after Finn et al. 2017.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn.functional import mse_loss
+
+from difnet.errors import ConfigError
+from difnet.meta import Batch, Tasks
+
+
+class Sinusoid:
+    """y = a sin(x - p): a from the agent's own part of the amplitudes, p and x uniform."""
+
+    loss = staticmethod(mse_loss)
+    default_model = "mlp"
+
+    def __init__(
+        self, agents: int, shots: int, queries: int, amplitude: tuple[float, float], phase: tuple[float, float]
+    ) -> None:
+        self.agents, self.shots, self.queries = agents, shots, queries
+        self.amplitude, self.phase = amplitude, phase
+
+    def interval(self, agent: int | None) -> tuple[float, float]:
+        """The amplitudes of one agent: the k-th of K equal parts; of all agents for None.
+
+        >>> sinusoid(agents=40, shots=10, queries=10, amplitude=(0.0, 5.0)).interval(39)
+        (4.875, 5.0)
+        """
+        low, high = self.amplitude
+        if agent is None:
+            return low, high
+        width = (high - low) / self.agents
+        return low + agent * width, low + (agent + 1) * width
+
+    def draw(self, agent: int | None, count: int, rng: np.random.Generator) -> Tasks:
+        """Inputs and targets of shape (count, samples, 1), float64."""
+        a = rng.uniform(*self.interval(agent), size=(count, 1, 1))
+        p = rng.uniform(*self.phase, size=(count, 1, 1))
+
+        def sample(n: int) -> Batch:
+            x = rng.uniform(-5.0, 5.0, size=(count, n, 1))
+            return torch.from_numpy(x), torch.from_numpy(a * np.sin(x - p))
+
+        return Tasks(support=sample(self.shots), query=sample(self.queries))
+
+
+def sinusoid(
+    agents: int,
+    shots: int,
+    queries: int,
+    amplitude: tuple[float, float] = (0.1, 5.0),
+    phase: tuple[float, float] = (0.0, float(np.pi)),
+) -> Sinusoid:
+    """The sinusoid family, its amplitude interval cut evenly over the agents.
+
+    Raises: ConfigError for an empty or reversed interval.
+    """
+    for name, (low, high) in {"amplitude": amplitude, "phase": phase}.items():
+        if not low < high:
+            raise ConfigError(f"task sinusoid: {name} is [{low}, {high}]; the first must be below the second")
+    return Sinusoid(agents, shots, queries, _pair(amplitude), _pair(phase))
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    low, high = values
+    return float(low), float(high)

@@ -1,0 +1,248 @@
+"""Every plug-in in the catalog through one battery: a new file is tested by existing."""
+
+import inspect
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from difnet import catalog, config
+from difnet.algorithms import Algorithm, State
+from difnet.errors import ConfigError
+from difnet.flat import FlatModel, flatten
+from difnet.meta import Tasks
+from difnet.optimizers import OPTIMIZERS
+from difnet.workload import TaskStream, build, flat_adapt
+
+AGENTS = 4
+
+
+def variants(name: str) -> list[dict]:
+    """The options under which an algorithm is tested: each of its inner rules, where it has several."""
+    factory = catalog.load("algorithms", name)
+    if "inner" not in inspect.signature(factory).parameters:
+        return [{}]
+    return [{"inner": inner} for inner in sys.modules[factory.__module__].INNER]
+
+
+CASES = [(name, options, optimizer) for name in catalog.names("algorithms") for options in variants(name)
+         for optimizer in OPTIMIZERS]  # fmt: skip
+every_algorithm = pytest.mark.parametrize(
+    "case", CASES, ids=[" ".join([name, *options.values(), optimizer]) for name, options, optimizer in CASES]
+)
+every_family = pytest.mark.parametrize("name", catalog.names("tasks"))
+every_model = pytest.mark.parametrize("name", catalog.names("models"))
+
+
+def workload(case=("dif-maml", {}, "adam"), **settings):
+    name, options, optimizer = case
+    settings = {"algorithm": {"name": name, **options}, "optimizer": optimizer, "tasks": 2, "shots": 3, "queries": 4,
+                "inner_steps": 1, "dtype": "float64", "eval_tasks": 2} | settings  # fmt: skip
+    return build(config.load(settings=settings), AGENTS)
+
+
+def flat(state: State) -> list[torch.Tensor]:
+    return [state.w, state.phi, *state.slots]
+
+
+def equal(a, b) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("algorithms", "tasks", "models", "places")
+                                             for n in catalog.names(g)])  # fmt: skip
+def test_every_name_leads_to_a_factory_with_a_docstring(group, name):
+    """And its file says what it is."""
+    factory = catalog.load(group, name)
+    assert callable(factory)
+    assert inspect.getdoc(factory) and sys.modules[factory.__module__].__doc__
+
+
+# --- algorithms ----------------------------------------------------------------------------------------------------
+
+
+@every_algorithm
+def test_adapt_leaves_the_launch_model_alone(case):
+    """It makes phi and nothing else; the state it was given can be used again."""
+    w = workload(case)
+    state, tasks = w.first_state(0), TaskStream(w, 0)(0)
+    before, drawn = [t.clone() for t in flat(state)], [t.clone() for batch in tasks for t in batch]
+    after, loss = w.algorithm.adapt(state, tasks)
+    assert equal(flat(state), before) and equal([t for batch in tasks for t in batch], drawn)
+    assert torch.equal(after.w, state.w) and not torch.equal(after.phi, state.w)
+    assert after.phi.shape == state.w.shape == (w.model.size,) and after.phi.dtype == torch.float64
+    assert after.phi.isfinite().all() and loss.shape == () and loss.isfinite()
+    assert [t.shape for t in after.slots] == [t.shape for t in state.slots]
+
+
+@every_algorithm
+def test_combine_sets_the_launch_model_and_nothing_else(case):
+    w = workload(case)
+    state, _ = w.algorithm.adapt(w.first_state(0), TaskStream(w, 0)(0))
+    before, mixed = [t.clone() for t in flat(state)], torch.full_like(state.w, 0.25)
+    after = w.algorithm.combine(state, mixed)
+    assert torch.equal(after.w, mixed)
+    assert equal(flat(after)[1:], flat(state)[1:]) and equal(flat(state), before)
+
+
+@every_algorithm
+def test_the_same_seed_gives_the_same_bits_and_nobody_elses_randomness_is_touched(case):
+    def two_steps():
+        w = workload(case)
+        state, stream = w.first_state(1), TaskStream(w, 1)
+        for step in range(2):
+            state, loss = w.algorithm.adapt(state, stream(step))
+            state = w.algorithm.combine(state, state.phi)
+        return [*flat(state), loss]
+
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), np.random.get_state()[2]
+    first = two_steps()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all() and np.random.get_state()[2] == before[2]
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert equal(two_steps(), first)
+
+
+@every_algorithm
+def test_a_trace_computes_what_the_code_says(case):
+    """Agents run the trace: with other tasks, and further on, than it was made with."""
+    w = workload(case)
+    adapt, example = flat_adapt(w)
+    traced = make_fx(lambda *inputs: adapt(list(inputs)))(*example)
+    state, stream = w.first_state(2), TaskStream(w, 2)
+    for step in range(1, 3):
+        tasks = stream(step)
+        got = traced(state.w, *state.slots, *tasks.support, *tasks.query)
+        state, loss = w.algorithm.adapt(state, tasks)
+        for mine, theirs in zip(got, [state.phi, *state.slots, loss], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+        state = w.algorithm.combine(state, state.phi)
+
+
+@pytest.mark.parametrize("name", catalog.names("algorithms"))
+def test_an_algorithm_is_three_functions_and_refuses_an_option_it_does_not_have(name):
+    assert isinstance(workload((name, {}, "sgd")).algorithm, Algorithm)
+    with pytest.raises(ConfigError, match=f"{name}.*no_such_option"):
+        workload((name, {"no_such_option": 1}, "sgd"))
+
+
+# --- task families -------------------------------------------------------------------------------------------------
+
+
+def family(name: str):
+    return catalog.load("tasks", name)(agents=AGENTS, shots=5, queries=6)
+
+
+def tensors(tasks: Tasks) -> list[torch.Tensor]:
+    return [*tasks.support, *tasks.query]
+
+
+@every_family
+@pytest.mark.parametrize("agent", [0, AGENTS - 1, None])
+def test_a_family_draws_as_many_tasks_as_asked_for_an_agent_or_for_all(name, agent):
+    for count in (1, 7):
+        drawn = tensors(family(name).draw(agent, count, np.random.default_rng(0)))
+        assert [t.shape[0] for t in drawn] == [count] * 4
+        assert drawn[0].shape[1] == drawn[1].shape[1] > 0 and drawn[2].shape[1] == drawn[3].shape[1] > 0
+        assert all(t.dtype in (torch.float64, torch.float32, torch.int64) for t in drawn)
+        assert all(t.isfinite().all() for t in drawn)
+
+
+@every_family
+def test_a_family_draws_from_the_generator_it_is_given_alone(name):
+    """The same generator, the same tasks, in two families alike; another one, or an advanced one, others."""
+    one, other = family(name), family(name)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[2]
+    rng = np.random.default_rng(0)
+    first, later = tensors(one.draw(1, 3, rng)), tensors(one.draw(1, 3, rng))
+    assert torch.equal(torch.get_rng_state(), before[0]) and np.random.get_state()[2] == before[1]
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert equal(tensors(other.draw(1, 3, np.random.default_rng(0))), first)
+    assert not equal(later, first)
+    assert not equal(tensors(one.draw(1, 3, np.random.default_rng(1))), first)
+
+
+@every_family
+def test_support_and_query_samples_are_never_the_same_points(name):
+    """A well-known release draws the same points twice by mistake."""
+    x, _, q, _ = tensors(family(name).draw(0, 20, np.random.default_rng(0)))
+    for task in range(20):
+        samples = torch.cat([x[task].flatten(1), q[task].flatten(1)]).double()
+        assert len(samples.unique(dim=0)) == len(samples)
+
+
+@every_family
+def test_the_tasks_of_one_draw_differ_from_each_other(name):
+    x, y, _, _ = tensors(family(name).draw(0, 20, np.random.default_rng(0)))
+    for t in (x, y):
+        assert len(t.flatten(1).double().unique(dim=0)) > 1
+
+
+@every_family
+def test_the_loss_of_a_family_is_a_mean(name):
+    """A scalar that does not grow when every sample is given twice, and that can be differentiated."""
+    w = workload(task={"name": name})
+    drawn = w.draw(0, 1, np.random.default_rng(0))
+    batch = tuple(t[0] for t in drawn.support)
+    twice = tuple(torch.cat([t, t]) for t in batch)
+    launch_model = w.first_launch_model(0)
+    loss = w.loss(launch_model, batch)
+    assert loss.shape == () and loss.isfinite()
+    torch.testing.assert_close(w.loss(launch_model, twice), loss, rtol=1e-10, atol=1e-12)
+    assert torch.func.grad(w.loss)(launch_model, batch).abs().max() > 0
+
+
+@every_family
+def test_a_family_names_a_model_that_fits_it(name):
+    assert family(name).default_model in catalog.names("models")
+    assert workload(task={"name": name}).model.size > 0
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+@every_model
+def test_a_model_is_a_module_of_floating_point_parameters_without_running_statistics(name):
+    module = catalog.load("models", name)()
+    assert isinstance(module, nn.Module)
+    assert all(p.is_floating_point() for p in module.parameters())
+    assert FlatModel(module).size == flatten(module, torch.float32).numel()
+
+
+@every_model
+def test_a_model_fits_a_family_and_learns_from_it(name):
+    """Its defaults are for some family of the catalog; a step of adapt on that one's tasks lowers a finite loss."""
+    fitting = []
+    for task in catalog.names("tasks"):
+        try:
+            fitting.append(workload(("dif-maml", {}, "sgd"), task={"name": task}, model=name, outer_lr=1e-4, tasks=8))
+        except ConfigError:
+            continue
+    assert fitting, f"no task family of the catalog fits the model {name!r} as it comes"
+    for w in fitting:
+        tasks = TaskStream(w, 0)(0)
+        state, before = w.algorithm.adapt(w.first_state(0), tasks)
+        _, after = w.algorithm.adapt(w.algorithm.combine(state, state.phi), tasks)
+        assert after < before
+
+
+@every_model
+def test_a_model_begins_the_same_from_the_same_seed(name):
+    def first(seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return flatten(catalog.load("models", name)(), torch.float32)
+
+    assert torch.equal(first(0), first(0)) and not torch.equal(first(0), first(1))

@@ -1,0 +1,317 @@
+"""Links between agents, two at a time: real sockets, one end sometimes a fake that speaks the protocol by hand."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from difnet import wire
+from difnet.errors import DifnetError, Diverged
+from difnet.links import Link
+from difnet.sockets import DIALLING, LISTENING, Sockets, options
+from difnet.transport import Identity, Patience, Transport
+from tests.conftest import until
+
+M = 5
+IDENTITY = Identity(0, 0, "run", "graph", "weights", "model", "float32", M)
+PHI = np.arange(M, dtype="f4")
+
+
+def at(transport: Transport, folder: Path) -> str:
+    """Let a transport listen in a folder; where."""
+    return transport.bind(f"ipc://{folder}/{transport.identity.agent}")
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A short path: a socket's has at most 107 bytes."""
+    import shutil
+    import tempfile
+
+    path = Path(tempfile.mkdtemp())
+    yield path
+    shutil.rmtree(path)
+
+
+def pair(
+    folder: Path, run: Callable[[Transport], object], patience: Patience = Patience(5.0, 30.0),  # noqa: B008
+    lag: int | None = None, ways: tuple[bool, bool] = (True, True),
+) -> list:  # fmt: skip
+    """Agents 0 and 1, joined, each running `run` in a thread of its own; what each returned, or raised.
+
+    `ways` says whether 0 hears 1, and 1 hears 0.
+    """
+    results: list = [None, None]
+    listening = threading.Barrier(2, timeout=20)
+
+    def be(k: int) -> None:
+        link = Link(1 - k, k == 1, ways[k], ways[1 - k])
+        with Transport(replace(IDENTITY, agent=k), [link], patience=patience, lag=lag) as transport:
+            try:
+                at(transport, folder)
+                listening.wait()
+                transport.join({1 - k: f"ipc://{folder}/{1 - k}"}, 10.0)
+                results[k] = run(transport)
+                transport.farewell()
+            except DifnetError as error:
+                results[k] = error
+
+    threads = [threading.Thread(target=be, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+        assert not thread.is_alive(), "an agent hangs"
+    return results
+
+
+class Fake:
+    """A neighbour that dials agent 0 and says what it is told to."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(endpoint)
+
+    def say(self, kind: str, body: bytes = b"", **fields) -> None:
+        self.socket.send_multipart([wire.pack(kind, **fields), body])
+
+    def hear(self, *kinds: str) -> tuple[wire.Header, bytes]:
+        """The next message of one of these kinds."""
+        while self.socket.poll(5000):
+            header, body = self.socket.recv_multipart()
+            if (read := wire.unpack(header)).kind in kinds:
+                return read, body
+        raise AssertionError(f"heard none of {kinds}")
+
+    def greet(self, **otherwise) -> None:
+        self.say("hello", **(replace(IDENTITY, agent=1).greeting() | otherwise))
+
+
+@pytest.fixture
+def met(folder: Path) -> Iterator[tuple[Transport, Fake, list[str]]]:
+    """Agent 0 joined to a fake neighbour 1; and the list of reasons for which it leaves neighbours behind."""
+    lost: list[str] = []
+    link = Link(1, False, True, True)
+    with Transport(IDENTITY, [link], patience=Patience(1.0, 5.0), lost=lambda link, why: lost.append(why)) as transport:
+        fake = Fake(at(transport, folder))
+        joining = threading.Thread(target=transport.join, args=({}, 10.0))
+        joining.start()
+        fake.greet()
+        header, _ = fake.hear("welcome")
+        fake.say("joined", **header.fields)
+        joining.join(10)
+        yield transport, fake, lost
+        fake.socket.close()
+
+
+def test_the_sockets_have_the_options_of_the_table(folder):
+    """Read back from the sockets themselves."""
+    sockets = Sockets(7044)
+    sockets.bind(f"ipc://{folder}/0")
+    sockets.dial(1, f"ipc://{folder}/1")
+    try:
+        for socket, extra in ((sockets._router, LISTENING), (sockets._dealers[1], DIALLING)):
+            for option, value in {**options(7044), **extra}.items():
+                if option != zmq.ROUTER_MANDATORY:  # libzmq lets nobody read that one: the next test shows it
+                    assert socket.getsockopt(option) == value, option
+        assert options(10)[zmq.MAXMSGSIZE] >= 4096 and options(2**25)[zmq.MAXMSGSIZE] == 2**25 + 1024
+        assert sockets.send(b"nobody", [b"header", b""]).value == "gone"
+        assert sockets.send(1, [b"header", b""]).value == "full"  # not connected: nothing waits for a newborn
+    finally:
+        sockets.close()
+
+
+def test_two_agents_swap_states_round_by_round(folder):
+    def run(transport: Transport) -> list[float]:
+        me = transport.identity.agent
+        return [float(transport.exchange(i, PHI + 10 * me + i)[1 - me][0]) for i in range(50)]
+
+    assert pair(folder, run) == [[10.0 + i for i in range(50)], [float(i) for i in range(50)]]
+
+
+def test_big_states_travel_without_a_copy_and_unharmed(folder):
+    """A megabyte each way, thirty times: what arrives is what was handed over, not what came after."""
+    big = replace(IDENTITY, length=2**18)
+    results: list = [None, None]
+    listening = threading.Barrier(2, timeout=20)
+
+    def be(k: int) -> None:
+        with Transport(replace(big, agent=k), [Link(1 - k, k == 1, True, True)], patience=Patience()) as transport:
+            at(transport, folder)
+            listening.wait()
+            transport.join({1 - k: f"ipc://{folder}/{1 - k}"}, 10.0)
+            heard = [transport.exchange(i, np.full(2**18, i + k, "f4"))[1 - k] for i in range(30)]
+            results[k] = [(float(h.min()), float(h.max())) for h in heard]
+            transport.farewell()
+
+    threads = [threading.Thread(target=be, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+    assert results == [[(i + 1.0, i + 1.0) for i in range(30)], [(float(i), float(i)) for i in range(30)]]
+
+
+def test_a_one_way_edge_carries_states_one_way_and_the_pace_both_ways(folder):
+    """The one that is only heard cannot run ahead: its rounds are answered with empty states."""
+
+    def run(transport: Transport) -> tuple[int, int]:
+        heard = [transport.exchange(i, PHI) for i in range(20)]
+        return sum(len(h) for h in heard), transport.counters.payload_bytes
+
+    assert pair(folder, run, ways=(True, False)) == [(20, 0), (0, 20 * M * 4)]
+
+
+def test_asynchronous_rounds_take_the_newest_and_never_an_older_than_allowed(folder):
+    """Agent 1 is held up before every round by agent 0's event: agent 0 is never more than two rounds ahead."""
+    ahead: list[int] = []
+    done = [0, 0]
+
+    def run(transport: Transport) -> int:
+        me = transport.identity.agent
+        for i in range(60):
+            transport.exchange(i, PHI + i)
+            done[me] = i
+            ahead.append(abs(done[0] - done[1]))
+        return done[me]
+
+    assert pair(folder, run, lag=2) == [59, 59]
+    assert max(ahead) <= 4  # two rounds of lag, and one round under way at each end
+
+
+@pytest.mark.parametrize("name", ["run", "topology", "weights", "model", "dtype", "length", "protocol"])
+def test_a_mismatch_is_refused_with_both_values_named(folder, name):
+    """The dialling end hears what is expected and what it has; it does not try for ever."""
+    other = {"length": 7, "dtype": "float64", "protocol": "2.0"}.get(name, "another")
+    with Transport(IDENTITY, [Link(1, False, True, True)], patience=Patience()) as transport:
+        fake = Fake(at(transport, folder))
+        fake.greet(**{name: other})
+        until(lambda: transport.service(0.05) or transport.counters.refused, "the hello", 10)
+        header, _ = fake.hear("reject")
+        fake.socket.close()
+        expected = str(IDENTITY.greeting()[name])
+        assert header.fields == {"what": name, "expected": expected, "got": str(other)}
+        assert transport.counters.refused == 1
+
+
+def test_the_refused_end_stops_and_says_both_values(folder):
+    results: list[str] = []
+    with Transport(IDENTITY, [Link(1, False, True, True)], patience=Patience()) as listener:
+        endpoint = at(listener, folder)
+
+        def be() -> None:
+            stranger = replace(IDENTITY, agent=1, weights="other")
+            with Transport(stranger, [Link(0, True, True, True)], patience=Patience()) as dialler:
+                try:
+                    dialler.join({0: endpoint}, 10.0)
+                except DifnetError as error:
+                    results.append(str(error))
+
+        thread = threading.Thread(target=be)
+        thread.start()
+        while thread.is_alive():
+            listener.service(0.05)
+    [said] = results
+    assert "agent 0 refuses agent 1" in said and "weights" in said and "'other'" in said and "'weights'" in said
+
+
+def test_nobody_waits_for_ever_for_a_neighbour_that_is_not_there(folder):
+    with Transport(IDENTITY, [Link(1, True, True, True)], patience=Patience()) as transport:
+        with pytest.raises(DifnetError, match=r"waited 0 s in vain for its neighbours \{1: 'ipc://"):
+            transport.join({1: f"ipc://{folder}/nobody"}, 0.2)
+
+
+def test_what_does_not_belong_into_a_round_is_refused_and_counted(met):
+    """Another epoch, a round too early, a wrong length, not a number, garbage, a replay: no round takes any of them."""
+    transport, fake, lost = met
+    good, bad = (PHI + 1).tobytes(), np.full(M, np.nan, "f4").tobytes()
+    for epoch, round_, body in [(2, 0, good), (1, 2, good), (1, 0, good[:-4]), (1, 0, bad)]:
+        fake.say("state", body, epoch=epoch, round=round_)
+    fake.socket.send_multipart([b"\xff" * 40, b""])
+    fake.socket.send_multipart([wire.pack("seen")])
+    fake.say("welcome", epoch=1)
+    fake.say("state", good, epoch=1, round=0)
+    fake.say("state", (PHI + 9).tobytes(), epoch=1, round=0)  # a replay
+    fake.say("state", good, epoch=1, round=1)
+    assert transport.exchange(0, PHI)[1].tolist() == (PHI + 1).tolist()
+    assert transport.exchange(1, PHI)[1].tolist() == (PHI + 1).tolist()
+    assert transport.counters.refused == 8 and lost == []
+
+
+def test_strangers_cannot_speak_for_a_neighbour(met, folder):
+    """A second connection that claims to be agent 1 is refused, whatever it says."""
+    transport, fake, lost = met
+    stranger = Fake(f"ipc://{folder}/0")
+    stranger.greet()
+    stranger.say("state", (PHI + 9).tobytes(), epoch=1, round=0)
+    stranger.say("bye", reason="done")
+    fake.say("state", (PHI + 1).tobytes(), epoch=1, round=0)
+    assert transport.exchange(0, PHI)[1].tolist() == (PHI + 1).tolist()
+    until(lambda: transport.service(0.05) or transport.counters.refused == 3, "three refusals", 10)
+    stranger.socket.close()
+    assert lost == []
+
+
+def test_a_silent_neighbour_is_left_behind_in_time_and_told(met):
+    transport, fake, lost = met
+    assert transport.exchange(0, PHI) == {}
+    [reason] = lost
+    assert reason.startswith("silent for 1.") and transport.lost == [1] and transport.counters.missed == 1
+    assert "left behind" in fake.hear("bye")[0].fields["reason"]
+
+
+def test_a_neighbour_that_waits_is_not_late(met):
+    """As long as it beats it is waited for: three seconds here, with a patience of one."""
+    transport, fake, lost = met
+    beats = [0]
+
+    def beat() -> None:
+        while beats[0] < 12:
+            fake.hear("beat")
+            fake.say("beat", phase="waiting", age_ms=0)
+            beats[0] += 1
+        fake.say("state", PHI.tobytes(), epoch=1, round=0)
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    assert list(transport.exchange(0, PHI)) == [1]
+    beating.join(10)
+    assert lost == [] and beats[0] == 12
+
+
+def test_a_neighbour_stuck_in_one_step_is_left_behind(met):
+    """Its beats flow and say how long the step lasts already."""
+    transport, fake, lost = met
+    fake.say("beat", phase="computing", age_ms=6000)
+    assert transport.exchange(0, PHI) == {}
+    assert lost == ["in one step for 6 s"]
+
+
+def test_a_neighbour_that_ends_its_process_is_noticed_by_sending(met):
+    transport, fake, lost = met
+    fake.socket.close()
+    assert transport.exchange(0, PHI) == {}
+    assert lost == ["the connection broke"]
+
+
+def test_beats_flow_while_a_long_step_computes(folder):
+    """One end computes for longer than the other end's patience, without touching its sockets."""
+
+    def run(transport: Transport) -> int:
+        if transport.identity.agent == 0:
+            threading.Event().wait(1.5)  # the long step
+        return len(transport.exchange(0, PHI))
+
+    assert pair(folder, run, patience=Patience(silence_s=0.8, step_s=30.0)) == [1, 1]
+
+
+def test_a_state_that_is_not_finite_never_leaves(met):
+    transport, _, _ = met
+    with pytest.raises(Diverged, match=r"iteration 0.*--outer-lr"):
+        transport.exchange(0, np.full(M, np.inf, "f4"))
+    assert transport.counters.payload_bytes == 0
