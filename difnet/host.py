@@ -26,6 +26,7 @@ from difnet.topology import Topology
 from difnet.workload import build, compile_steps
 
 GRACE_S = 3.0
+GONE_S = 1.0  # a launcher that is being killed takes a moment to be gone
 LOG_TAIL_LINES = 12
 
 
@@ -41,17 +42,26 @@ class Child:
 
 def run_host(agents: Sequence[int], registry: str, token: str, listen: str) -> int:
     """Fork the agents of this host and stay until all have ended. Returns an exit status."""
-    parent = os.getppid()
+    parent, asked = os.getppid(), []
+    launcher = os.pidfd_open(parent)  # readable once the launcher has ended
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher's death is told again for each of its threads
+        asked.append(True)
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, end)
     die_with_parent(parent, signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with process_for_tensors():
-            return _fork_and_supervise(agents, registry, token, listen, parent)
+            return _fork_and_supervise(agents, registry, token, listen, launcher)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending already
+        if listen.startswith("ipc://") and wait([launcher], GONE_S if asked else 0):  # killed: tidy up in its place
+            shutil.rmtree(Path(listen.removeprefix("ipc://")).parent, ignore_errors=True)
 
 
-def _fork_and_supervise(agents: Sequence[int], registry: str, token: str, listen: str, parent: int) -> int:
+def _fork_and_supervise(agents: Sequence[int], registry: str, token: str, listen: str, launcher: int) -> int:
     try:
         with Control(registry, token) as control:
             assignment, folder = prepare(control, registry, token, listen)
@@ -66,11 +76,9 @@ def _fork_and_supervise(agents: Sequence[int], registry: str, token: str, listen
             children[child.fd] = child
         with Control(registry, token) as control:
             control.say("host", {"agents": list(agents)})
-            return supervise(children, control, parent)
+            return supervise(children, control, launcher)
     finally:
         end_all(children)
-        if os.getppid() != parent and listen.startswith("ipc://"):  # the launcher was killed: tidy up in its place
-            shutil.rmtree(Path(listen.removeprefix("ipc://")).parent, ignore_errors=True)
 
 
 def prepare(control: Control, registry: str, token: str, listen: str) -> tuple[Assignment, Path]:
@@ -125,12 +133,12 @@ def fork_agent(k: int, assignment: Assignment, folder: Path) -> Child:
     return Child(k, pid, os.pidfd_open(pid), log)
 
 
-def supervise(children: dict[int, Child], control: Control, parent: int) -> int:
-    """Report who ends and how, until nobody is left, the registry says it is over, or the parent is gone."""
+def supervise(children: dict[int, Child], control: Control, launcher: int) -> int:
+    """Report who ends and how, until nobody is left, the registry says it is over, or the launcher is gone."""
     failed = 0
     ending_since: float | None = None
     while children:
-        ready = wait([control.socket.FD, *children], 0.25)
+        ready = wait([control.socket.FD, launcher, *children], 0.25)
         for fd in [fd for fd in ready if fd in children]:
             child = children.pop(fd)
             status = reap(child)
@@ -141,7 +149,7 @@ def supervise(children: dict[int, Child], control: Control, parent: int) -> int:
                 ending_since = time.monotonic()
         if ending_since is not None and time.monotonic() - ending_since > GRACE_S:
             break
-        if os.getppid() != parent:
+        if launcher in ready:
             break
     return 1 if failed else 0
 
