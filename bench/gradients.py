@@ -13,16 +13,16 @@ import bare_eager
 import figures
 import torch
 from figures import figure, ratio, say
-from torch import Tensor
 
-from difnet.algorithms import State
+from difnet.algorithms import Info, State
 from difnet.config import load
 from difnet.machine import process_for_tensors
 from difnet.meta import Tasks
 from difnet.optimizers import adam
-from difnet.workload import TaskStream, Workload, build, compile_steps
+from difnet.steps import compile_steps
+from difnet.workload import TaskStream, Workload, build
 
-Step = Callable[[State, Tasks], tuple[State, Tensor]]
+Step = Callable[[State, Tasks], tuple[State, Info]]
 LOOP, BARE = "Python loop, autograd", "as the bare script"
 NAMES = {"eager": "eager grad(vmap)", "traced": "traced with make_fx", "aot": "compiled ahead of time"}
 
@@ -63,7 +63,7 @@ def by_loop(workload: Workload) -> Step:
     """The adapt step as tutorials write it."""
     outer = adam()
 
-    def step(state: State, tasks: Tasks) -> tuple[State, Tensor]:
+    def step(state: State, tasks: Tasks) -> tuple[State, Info]:
         with torch.enable_grad():
             w, total = state.w.detach().requires_grad_(), torch.zeros(())
             for sx, sy, qx, qy in zip(*tasks.support, *tasks.query, strict=True):
@@ -72,7 +72,7 @@ def by_loop(workload: Workload) -> Step:
             mean = total / len(tasks.support[0])
             (g,) = torch.autograd.grad(mean, w)
         phi, slots = outer.step(state.w, state.slots, g, workload.config.outer_lr)
-        return State(state.w, phi, slots), mean.detach()
+        return State(state.w, phi, slots), {"loss": mean.detach()}
 
     return step
 
@@ -81,10 +81,10 @@ def as_the_yardstick(workload: Workload) -> Step:
     """The adapt step with the gradient of `bare_eager.py`."""
     outer = adam()
 
-    def step(state: State, tasks: Tasks) -> tuple[State, Tensor]:
+    def step(state: State, tasks: Tasks) -> tuple[State, Info]:
         g = bare_eager.gradient(state.w, *tasks.support, *tasks.query)
         phi, slots = outer.step(state.w, state.slots, g, workload.config.outer_lr)
-        return State(state.w, phi, slots), torch.zeros(())
+        return State(state.w, phi, slots), {}
 
     return step
 

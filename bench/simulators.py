@@ -17,9 +17,10 @@ from forked import forked
 from difnet.algorithms import State
 from difnet.config import load
 from difnet.machine import cores, process_for_tensors
-from difnet.simulator import Adapt, Mix, batched, exact, first_states, mixing_of
+from difnet.simulator import Adapt, Mix, batched, exact, mixing_of, stacked
+from difnet.steps import compile_steps
 from difnet.topology import load as load_topology
-from difnet.workload import build, compile_steps
+from difnet.workload import build
 
 ENGINES = ("exact", "batched")
 TIMES = {40: 7, 400: 5, 2000: 3, 10_000: 1}
@@ -67,7 +68,8 @@ def timed_blocks(K: int, times: int, name: str, wait_for_start: Callable[[], Non
     config = load(settings={"topology": f"cycle_graph(n={K})", "seed": figures.SEED})
     workload = build(config, K)
     adapt = exact(workload, compile_steps(workload, say)) if name == "exact" else batched(workload, say)
-    mixed, state = mixing_of(config, load_topology(config.topology)), first_states(workload)
+    mixed = mixing_of(config, load_topology(config.topology))
+    state = stacked([workload.first_state(k) for k in range(K)])
     wait_for_start()
     iterate(adapt, mixed, state, range(workload.block - 1, workload.block))
     seconds = []
@@ -82,7 +84,7 @@ def timed_blocks(K: int, times: int, name: str, wait_for_start: Callable[[], Non
 def iterate(adapt: Adapt, mixed: Mix, state: State, steps: range) -> None:
     """The recursion of the simulator."""
     for step in steps:
-        state, _ = adapt(state, step)
+        state, _ = adapt(state, step, range(len(state.w)))
         state = state._replace(w=mixed(step, state.phi))
 
 

@@ -16,7 +16,8 @@ AGENTS = 40
 WORKLOAD = """
 from difnet.config import load
 from difnet.machine import process_for_tensors
-from difnet.workload import build, compile_steps
+from difnet.steps import compile_steps
+from difnet.workload import build
 with process_for_tensors():
     compile_steps(build(load(), 40), lambda text: None)
 """

@@ -3,6 +3,7 @@
 It comes from defaults, then one TOML file, then `--set key=value`, then flags; what comes later wins.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,38 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class Server(BaseModel):
+    """How the hub of a star runs its rounds: who takes part, how answers are weighted, how long it waits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    clients: Count | None = None  # m of the K clients per round; None: all, or `fraction` of them
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    sampling: Literal["uniform", "samples"] = "uniform"  # every client alike, or in proportion to its samples
+    aggregation: Literal["uniform", "samples"] = "uniform"  # weights of the answers
+    oversample: Annotated[int, Field(ge=0)] = 0  # call so many more, and go on with the first m answers
+    quorum: Count = 1  # a round with fewer answers changes nothing
+    deadline_s: Annotated[float, Field(gt=0)] | None = None  # go on without those who have not answered by then
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Server":
+        if self.clients is not None and self.fraction is not None:
+            raise ValueError(f"both clients ({self.clients}) and fraction ({self.fraction}); give one of them")
+        if self.clients is not None and self.quorum > self.clients:
+            raise ValueError(f"quorum {self.quorum} can never be met by {self.clients} clients per round")
+        return self
+
+
+class Channel(BaseModel):
+    """The modelled radio channel of Meta-Backward, section V: every upload at Shannon's rate; its constants."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    bandwidth_hz: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5000.0  # B, per agent
+    power_w: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0  # P
+    noise_w_per_hz: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-4  # N0
+    bits: Count = 32  # per element
+    broadcast: bool = False  # whether what a hub sends is charged too
+
+
 class RunConfig(BaseModel):
     """Everything that decides what a run computes and where; the field names are the command line's words."""
 
@@ -67,13 +100,24 @@ class RunConfig(BaseModel):
     inner_steps: Count = 1
     order: Literal[1, 2] = 2
     outer_lr: Rate = 0.001
-    optimizer: Literal["sgd", "momentum", "adam"] = "adam"
+    optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "adam"
     eval_every: Count = 200
     eval_tasks: Count = 100
     measure_every: Count | None = None  # None: eval_every / 10 for small models, eval_every for big ones
     eval_steps: tuple[Count, ...] = (1, 10)
+    eval_shots: Count | None = None  # of validation and test tasks; None: as `shots`
+    eval_queries: Count | None = None
+    test_tasks: Annotated[int, Field(ge=0)] = 100  # scored once, at the end, with the launch model
+    launch_model: Literal["last", "best"] = "last"  # best: that of the best validation
+    target: str | None = None  # stop when reached: "accuracy=0.74", "loss@1=0.5" (after 1 inner step)
+    offline_steps: Annotated[int, Field(ge=0)] | None = None  # alone, before round 1; None: as the algorithm asks
+    offline_lr: Rate = 0.001
+    offline_epsilon: Annotated[float, Field(ge=0)] = 0.0  # a gradient norm at which offline training ends early
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     dtype: Literal["float32", "float64"] = "float32"
+    # the star's hub, and the modelled channel
+    server: Server = Server()
+    communication: Channel = Channel()
     # where
     device: str = "cpu"
     engine: Literal["auto", "aot", "traced", "eager"] = "auto"
@@ -103,6 +147,9 @@ class RunConfig(BaseModel):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
+PLUGINS = ("algorithm", "task", "model")
+
+
 def load(
     path: Path | None = None, settings: Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None
 ) -> RunConfig:
@@ -110,14 +157,18 @@ def load(
 
     Raises: ConfigError, naming every wrong field at once.
 
-    >>> load(settings={"algorithm.inner": "reptile"}).algorithm.options
-    {'inner': 'reptile'}
+    >>> load(settings={"algorithm.inner": "reptile"}, flags={"algorithm": "fedmeta"}).algorithm
+    Choice(name='fedmeta', options={'inner': 'reptile'})
+    >>> load(flags={"algorithm": "iMAML-50-500"}).inner_steps
+    500
     """
     values: dict[str, Any] = read_toml(path) if path else {}
-    for key, value in (settings or {}).items():
+    named = {key: name for key, name in (flags or {}).items() if key in PLUGINS}  # whose options `settings` may hold
+    for key, value in [*named.items(), *(settings or {}).items()]:
         _assign(values, key, value)
     for key, value in (flags or {}).items():
-        _assign(values, key, value)
+        _assign(values, f"{key}.name" if key in named else key, value)
+    _read_paper_name(values)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -165,6 +216,23 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
         values[parent] = inner
         values = inner
     values[last] = value
+
+
+def _read_paper_name(values: dict[str, Any]) -> None:
+    """The name iMAML-X-Y, as Meta-Backward's section V writes it: iMAML with X global iterations of Y local ones.
+
+    Raises: ConfigError, if the iterations are also given, and otherwise.
+    """
+    given = values.get("algorithm")
+    name = given.get("name") if isinstance(given, Mapping) else given
+    named = re.fullmatch(r"imaml-(\d+)-(\d+)", name, re.IGNORECASE) if isinstance(name, str) else None
+    if named is None:
+        return
+    values["algorithm"] = {**given, "name": "imaml"} if isinstance(given, Mapping) else "imaml"
+    for field, count in zip(("iterations", "inner_steps"), map(int, named.groups()), strict=True):
+        if values.setdefault(field, count) != count:
+            raise ConfigError(f"algorithm {name!r} means {field} = {count}, but {field} = {values[field]} is given "
+                              f"too; leave one of them away")  # fmt: skip
 
 
 def _explain(error: ValidationError) -> list[str]:

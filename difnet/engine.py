@@ -86,6 +86,8 @@ def _begin(name: str, function: Function, example: list[Tensor], engine: str, sa
 def _trace(name: str, function: Function, example: list[Tensor], say: Say) -> torch.fx.GraphModule | None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    assert len({id(t) for t in example}) == len(example), "two inputs that are one tensor would be traced as one"
+
     try:
         graph = make_fx(lambda *inputs: function(list(inputs)))(*example)
     except Exception as error:  # whatever a model's own code may raise under tracing

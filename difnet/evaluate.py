@@ -6,23 +6,38 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from difnet.meta import Batch, Loss, Tasks
+from difnet.meta import Batch, Tasks
 
 Fit = Callable[[Tensor, Batch, int], Tensor]  # (w, support set, inner steps) -> fitted model
+Measure = Callable[[Tensor, Batch], Tensor]  # (w, batch) -> figures (F,), means over the samples: the loss first
 
 
-def evaluate(loss: Loss, fit: Fit, w: Tensor, tasks: Tasks, *, steps: Sequence[int]) -> Tensor:
-    """The mean query loss over the tasks before adaptation and after each number of inner steps.
+def course(measure: Measure, fit: Fit, w: Tensor, task: Tasks, steps: Sequence[int]) -> Tensor:
+    """The figures of one task's query set before adaptation, which sees the support set alone, and after it.
 
     Args: `fit`, as the algorithm fits a model to a task; `steps`, ascending, e.g. (1, 10).
-    Returns: shape (1 + len(steps),): before, then after each.
+    Returns: shape (1 + len(steps), F): before, then after each number of inner steps.
     """
+    theta, done, figures = w, 0, [measure(w, task.query)]
+    for step in steps:
+        theta, done = fit(theta, task.support, step - done), step
+        figures.append(measure(theta, task.query))
+    return torch.stack(figures)
 
-    def one(task: Tasks) -> Tensor:
-        theta, done, losses = w, 0, [loss(w, task.query)]
-        for step in steps:
-            theta, done = fit(theta, task.support, step - done), step
-            losses.append(loss(theta, task.query))
-        return torch.stack(losses)
 
-    return vmap(one)(tasks).mean(0)
+def evaluate(measure: Measure, fit: Fit, w: Tensor, tasks: Tasks | Sequence[Tasks], steps: Sequence[int]) -> Tensor:
+    """`course` of every task: of a batch of tasks alike in size, or of tasks (clients) that each have their own.
+
+    Returns: shape (T, 1 + len(steps), F).
+    """
+    if isinstance(tasks, Tasks):
+        return vmap(lambda task: course(measure, fit, w, task, steps))(tasks)
+    return torch.stack([course(measure, fit, w, task, steps) for task in tasks])
+
+
+def weights(tasks: Tasks | Sequence[Tasks]) -> Tensor:
+    """The query samples of each task, (T,), by which a mean over all samples weighs them."""
+    if isinstance(tasks, Tasks):
+        count, samples = tasks.query[1].shape[:2]
+        return torch.full((count,), float(samples))
+    return torch.tensor([float(len(task.query[1])) for task in tasks])

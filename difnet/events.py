@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 Statistics = dict[str, float]  # over agents: "mean", "median", "worst"
+Amount = float | int | None  # unknown is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,19 @@ class Progress(Event):
     loss: float | None  # query loss after the inner steps, mean over the iterations since the last Progress
     cpu_s: float
     pss_bytes: int | None  # proportional set size; None where the system does not tell
+    steps: int  # adapt steps done
+    figures: dict[str, float]  # what else the algorithm reports, means like `loss`
+    peak_bytes: int | None  # the most memory it ever held (resident set)
     payload_bytes: int  # of states sent, headers and framing not counted
     wire_bytes: int  # of all frames sent
     messages: int  # sent, of every kind
+    uploads: int  # states sent; a hub's own not counted
     missed: int  # exchanges in which an expected neighbour stayed silent
     refused: int  # messages that were dropped as malformed, stale or non-finite
+    late: int = 0  # answers that came to a hub after it had gone on
+    abandoned: int = 0  # rounds in which a hub had too few answers
+    heard_payload_bytes: int = 0
+    heard_wire_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,10 @@ class Evaluated(Snapshot):
 
     before: float  # loss without adaptation
     after: dict[str, float]  # inner steps ("1", "10") -> loss
+    accuracy: dict[str, float]  # inner steps, "0" for without adaptation -> accuracy; {} where a family has none
+    payload_bytes: int  # sent so far; by a hub: sent and heard, i.e. by the whole star
+    steps: int  # adapt steps so far; by a hub: of all its clients
+    uploads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,27 @@ class NeighbourLost(Event):
     iteration: int
     used: int  # the last iteration in which this end used the edge; -1 for never
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedAlone(Event):
+    """Agent `agent` has its local model, before the first exchange."""
+
+    agent: int
+    steps: int
+    loss: float
+    gradient_norm: float  # at which it ended: how far from a stationary point it may be
+
+
+@dataclass(frozen=True, slots=True)
+class Edge(Event):
+    """What agent `agent` has sent to `neighbour` in the whole run."""
+
+    agent: int
+    neighbour: int
+    payload_bytes: int
+    wire_bytes: int
+    messages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +153,8 @@ class Ready(Event):
     seconds: float  # since the command began
     engine: str  # "aot" | "traced" | "eager"
     parameters: int
+    server: int | None  # the hub that serves, or None: then there is no server
+    mixing_rate: float  # of the exchange as it will be: 0 with a server
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +189,19 @@ class Validated(Measured):
 
     before: Statistics
     after: dict[str, Statistics]  # inner steps -> statistics over agents
+    accuracy: dict[str, Statistics]  # inner steps, "0" first; {} where a family has none
+    spent: dict[str, Amount]  # so far: see `costs.spent`
+
+
+@dataclass(frozen=True, slots=True)
+class Tested(Event):
+    """A model was scored, once, on tasks or clients that had no part in training; the rows are in test.csv."""
+
+    model: str  # "launch model" | "average of the local models"
+    iteration: int  # after which it was taken
+    tasks: int
+    loss: dict[str, dict[str, Amount]]  # inner steps, "0" first -> scores over tasks
+    accuracy: dict[str, dict[str, Amount]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +225,8 @@ class RunEnded(Event):
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
-        Progress, Snapshot, Evaluated, NeighbourLost, Finished,
-        RunStarted, Note, Ready, Pulse, Measured, Validated, AgentLost, RunEnded,
+        Progress, Snapshot, Evaluated, NeighbourLost, TrainedAlone, Edge, Finished,
+        RunStarted, Note, Ready, Pulse, Measured, Validated, Tested, AgentLost, RunEnded,
     )
 }  # fmt: skip
 

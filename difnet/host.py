@@ -15,15 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 from difnet.config import load
 from difnet.errors import ConfigError, DifnetError, EnvironmentLacks
+from difnet.gathering import Held
 from difnet.lifetime import die_with_parent
 from difnet.machine import environment, process_for_tensors
 from difnet.process import Assignment, run_agent
 from difnet.registry import Control
+from difnet.scoring import check_target, score
+from difnet.steps import compile_steps
 from difnet.topology import Topology
-from difnet.workload import build, compile_steps
+from difnet.workload import Workload, build
 
 GRACE_S = 3.0
 GONE_S = 1.0  # a launcher that is being killed takes a moment to be gone
@@ -76,7 +80,7 @@ def _fork_and_supervise(agents: Sequence[int], registry: str, token: str, listen
             children[child.fd] = child
         with Control(registry, token) as control:
             control.say("host", {"agents": list(agents)})
-            return supervise(children, control, launcher)
+            return supervise(children, control, launcher, assignment.workload)
     finally:
         end_all(children)
 
@@ -95,14 +99,14 @@ def prepare(control: Control, registry: str, token: str, listen: str) -> tuple[A
         control.say("note", {"text": text})
 
     try:
-        workload = build(config, topology.agents)
+        workload = build(config, topology.agents, topology.hub)
+        check_target(workload)
         steps = compile_steps(workload, say)
     except DifnetError as error:
         control.say("failed", {"reason": str(error), "exit_code": error.exit_code})
         raise
     control.say("prepared", {"engine": steps.engine, "flops": steps.flops or 0, "parameters": workload.model.size,
-                             "model": config.model.name if config.model else workload.family.default_model,
-                             "environment": environment()})  # fmt: skip
+                             "length": workload.length, "server": workload.hub, "environment": environment()})
     hashes = {**run["hashes"], "model": workload.fingerprint()}
     assignment = Assignment(workload, steps, topology, hashes, run["run"], registry, token, listen)
     return assignment, Path(run["folder"])
@@ -133,11 +137,15 @@ def fork_agent(k: int, assignment: Assignment, folder: Path) -> Child:
     return Child(k, pid, os.pidfd_open(pid), log)
 
 
-def supervise(children: dict[int, Child], control: Control, launcher: int) -> int:
-    """Report who ends and how, until nobody is left, the registry says it is over, or the launcher is gone."""
+def supervise(children: dict[int, Child], control: Control, launcher: int, workload: Workload) -> int:
+    """Report who ends and how, test the models that came out when asked to, and stay until that is over.
+
+    It is over when the registry says so, or the launcher is gone, or nothing was asked for a while after all had ended.
+    """
     failed = 0
     ending_since: float | None = None
-    while children:
+    idle_since = time.monotonic()
+    while children or (ending_since is None and time.monotonic() - idle_since < GRACE_S):
         ready = wait([control.socket.FD, launcher, *children], 0.25)
         for fd in [fd for fd in ready if fd in children]:
             child = children.pop(fd)
@@ -145,13 +153,28 @@ def supervise(children: dict[int, Child], control: Control, launcher: int) -> in
             failed += status != "exit status 0"
             control.say("exited", {"agent": child.agent, "status": status, "log_tail": tail(child.log)})
         while heard := control.hear(0):
-            if heard[0] == "end" and ending_since is None:
-                ending_since = time.monotonic()
+            kind, body = heard
+            if kind == "end":
+                ending_since = ending_since or time.monotonic()
+            elif kind == "score":
+                say_scores(workload, control, body)
+                idle_since = time.monotonic()
+        if children:
+            idle_since = time.monotonic()
         if ending_since is not None and time.monotonic() - ending_since > GRACE_S:
             break
         if launcher in ready:
             break
     return 1 if failed else 0
+
+
+def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> None:
+    """Test the models that came out of the run: this host holds the tasks, and has nothing else to do any more."""
+    held = {name: Held(i, w) for (name, i), w in zip(asked["models"].items(), asked["tensors"], strict=True)}
+    for model, iteration, figures, samples in score(workload, held):
+        told = {"model": model, "iteration": iteration, "shape": figures.shape}
+        control.say("scored", told, (figures.reshape(-1), samples))
+    control.say("scored", {"model": ""})
 
 
 def reap(child: Child) -> str:

@@ -17,7 +17,7 @@ from difnet.config import RunConfig
 from difnet.errors import AgentLost, ConfigError, DifnetError
 from difnet.events import Event
 from difnet.lifetime import asked_to_stop, owned, sweep
-from difnet.recorder import Recorder
+from difnet.recorder import Recorder, Scored
 from difnet.registry import Registry
 from difnet.topology import Topology, load
 
@@ -60,6 +60,8 @@ class Launch:
         self._heard_at = time.monotonic()
         self._told_at: dict[int, float] = {}  # agent -> when it was last heard
         self._said_at = 0.0
+        self._scores: list[Scored] = []
+        self._all_scored = False
 
     def until_done(self) -> dict[str, Any]:
         """Serve the network until every agent has ended; returns the summary."""
@@ -75,6 +77,7 @@ class Launch:
                 self.recorder.note("stopping: agents end after the same iteration; again to kill")
                 if not self.registry.started:
                     break
+            if stopped or self.recorder.target_reached:
                 self.registry.stop()
             if len(self._stop) > 1:
                 break
@@ -98,6 +101,8 @@ class Launch:
             self.recorder.note(str(body["text"]))
         elif kind == "prepared":
             self._prepared = body
+        elif kind == "scored":
+            self._scored(body, tensors)
         elif kind == "failed":
             self._failure = DifnetError(str(body["reason"]))
             self._failure.exit_code = int(body["exit_code"])
@@ -119,7 +124,7 @@ class Launch:
         registry, recorder = self.registry, self.recorder
         if registry.started and recorder.ready_s is None:
             p = self._prepared
-            recorder.ready(p["engine"], p["parameters"], p["flops"] or None, p["environment"])
+            recorder.ready(p["engine"], p["parameters"], p["length"], p["flops"] or None, p["server"], p["environment"])
         elif not registry.started and registry.registered and time.monotonic() - self._said_at > SAY_S:
             self._said_at = time.monotonic()
             recorder.note(f"{registry.registered}/{recorder.topology.agents} agents here, {registry.joined} connected")
@@ -142,7 +147,31 @@ class Launch:
         quiet = all(now - self._told_at.get(k, 0.0) > self.config.silence_s + 2 for k in unfinished)
         return sorted(unfinished) if unfinished and unfinished <= frozen and quiet else []
 
+    def _test(self) -> None:
+        """Have a host score the models that came out, while it is still there, and record what it says."""
+        models = self.recorder.models_to_test()
+        asked = {name: held.iteration for name, held in models.items()}
+        if not models or not self.registry.score(asked, [held.w for held in models.values()]):
+            return
+        deadline = time.monotonic() + self.config.step_timeout_s
+        while not self._all_scored and time.monotonic() < deadline and not self._stop and self.hosts.poll() is None:
+            for kind, body, tensors in self.registry.listen(0.1):
+                self._take(kind, body, tensors)
+        if self._all_scored:
+            self.recorder.score(self._scores)
+        else:
+            self.recorder.note("the launch model was not tested: the host that was to do it ended or took too long")
+
+    def _scored(self, body: dict[str, Any], tensors: list[Any]) -> None:
+        if not body["model"]:
+            self._all_scored = True
+            return
+        figures, samples = tensors
+        self._scores.append(Scored(str(body["model"]), int(body["iteration"]), figures.reshape(body["shape"]), samples))
+
     def _end(self, stopped_by: str) -> dict[str, Any]:
+        if not stopped_by and not self._failure:
+            self._test()
         self.registry.end()
         self.hosts.stop()
         g = self.recorder.gathering

@@ -11,6 +11,27 @@ JOINING, ACTIVE, DONE, LOST = "joining", "active", "done", "lost"
 
 
 @dataclass(slots=True)
+class Sent:
+    """Totals of what was sent."""
+
+    payload_bytes: int = 0  # of states, headers and framing not counted
+    wire_bytes: int = 0  # of all frames
+    messages: int = 0
+    states: int = 0
+
+
+@dataclass(slots=True)
+class Counters(Sent):
+    """Totals since the agent started."""
+
+    heard_payload_bytes: int = 0
+    heard_wire_bytes: int = 0
+    missed: int = 0
+    refused: int = 0
+    late: int = 0  # states of a round that was over
+
+
+@dataclass(slots=True)
 class Link:
     """What one end knows of an edge."""
 
@@ -27,6 +48,9 @@ class Link:
     peer_phase_age_s: float = 0.0
     states: dict[int, np.ndarray | None] = field(default_factory=dict)  # round -> state; None: a round without one
     newest: int = -1  # the latest round heard
+    is_last: bool = False  # the newest state is the last there will be
+    spoilt_at: float | None = None  # when a state was refused that nothing has replaced yet
+    sent: Sent = field(default_factory=Sent)
     used: int = -1  # the last round in which what came over this edge was combined
     outbox: list | None = None  # a message that found no room yet
     farewell_seen: bool = False
@@ -37,7 +61,7 @@ class Link:
         Args: `lag` is None for synchronous rounds, in which only the current round and the one after it are of use;
             else how many rounds old a state may be when it is combined.
         """
-        if round_ <= self.newest or (lag is None and round_ > current + 1):
+        if round_ <= self.newest or (lag is None and not current <= round_ <= current + 1):
             return False
         if lag is not None:
             self.states.clear()

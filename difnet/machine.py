@@ -31,6 +31,11 @@ def memory_pss() -> int | None:
     return None
 
 
+def memory_peak() -> int:
+    """The most memory this process ever held, in bytes: its resident set, with what it shares with others."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 @contextmanager
 def process_for_tensors(threads: int = 1) -> Iterator[None]:
     """No gradients kept, and one thread: forty agents share a few cores, and equal bits need equal summation.

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 
+from difnet.errors import ConfigError
+
 Batch = tuple[Tensor, Tensor]  # inputs (n, ...) and targets (n, ...)
 Loss = Callable[[Tensor, Batch], Tensor]  # (w, batch) -> scalar, a mean over the samples
+HessianProduct = Callable[[Loss, Tensor, Batch, Tensor], Tensor]  # (loss, w, batch, v) -> the Hessian at w times v
 
 
 class Tasks(NamedTuple):
@@ -91,6 +94,96 @@ def reptile(
     return directions.mean(0), query_loss.mean()
 
 
+def meta_sgd(
+    loss: Loss, w: Tensor, rates: Tensor, tasks: Tasks, *, inner_steps: int, order: int = 2
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of the query loss after the inner steps by w and by the inner rates, and that loss; all means.
+
+    As in `maml`, v_j = v_{j+1} - H_j (rates * v_{j+1}): the rates act before the Hessian. The gradient by the rates is
+    minus the sum of grad S(theta_j) * v_{j+1}. With order 1 every v_j is v_J, in both gradients.
+
+    Args: `rates`, one for each parameter, (M,).
+    Returns: gradient by w (M,), gradient by the rates (M,), query loss ().
+    Source: Z. Li et al., "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017; F. Chen et al., "Federated
+    Meta-Learning with Fast Convergence and Efficient Communication", eq. (3), for one step.
+
+    With S = Q = w^2 / 2 the loss after one step is ((1 - rate) w)^2 / 2:
+
+    >>> square, zeros = lambda w, batch: 0.5 * torch.dot(w, w), torch.zeros(1, 1)
+    >>> tasks = Tasks((zeros, zeros), (zeros, zeros))
+    >>> meta_sgd(square, torch.tensor([2.0]), torch.tensor([0.5]), tasks, inner_steps=1)
+    (tensor([0.5000]), tensor([-2.]), tensor(0.5000))
+    """
+
+    def one(task: Tasks) -> tuple[Tensor, Tensor, Tensor]:
+        thetas, slopes = [w], []
+        for _ in range(inner_steps):
+            slopes.append(grad(loss)(thetas[-1], task.support))
+            thetas.append(thetas[-1] - rates * slopes[-1])
+        v, query_loss = grad_and_value(loss)(thetas[-1], task.query)
+        by_rates = torch.zeros_like(w)
+        for theta, slope in zip(reversed(thetas[:-1]), reversed(slopes), strict=True):
+            by_rates = by_rates - slope * v
+            if order == 2:
+                v = v - hessian_product(loss, theta, task.support, rates * v)
+        return v, by_rates, query_loss
+
+    by_w, by_rates, query_loss = vmap(one)(tasks)
+    return by_w.mean(0), by_rates.mean(0), query_loss.mean()
+
+
+def per_fedavg(
+    loss: Loss, w: Tensor, tasks: Tasks, *, inner_lr: float, product: HessianProduct | None = None
+) -> tuple[Tensor, Tensor]:
+    """Per-FedAvg's direction over a batch of tasks and the loss after the inner step, both means.
+
+    A task's three independent batches are its support set D, the first half D' of its query set and the rest D'':
+    with theta = w - inner_lr * grad f(w; D) and v = grad f(theta; D'), it is v - inner_lr * H(w; D'') v.
+
+    Args: `product` makes H v: `hessian_product`, or `difference_product` (HF); None leaves it out (FO).
+    Returns: direction (M,), loss on D' ().
+    Raises: ConfigError, if a task has fewer than two query samples.
+    Source: Fallah, Mokhtari, Ozdaglar, "Personalized Federated Learning: A Meta-Learning Approach", 2020, Algorithm 1
+    (Per-FedAvg), with its two approximations FO and HF.
+    """
+    samples = tasks.query[0].shape[1]
+    if samples < 2:
+        raise ConfigError(
+            f"Per-FedAvg cuts a task's query set into two batches, but a set has {samples} sample; "
+            f"it must have 2 or more: try --queries 10"
+        )
+
+    def one(task: Tasks) -> tuple[Tensor, Tensor]:
+        (x, y), half = task.query, samples // 2
+        theta = fit(loss, w, task.support, inner_lr=inner_lr, inner_steps=1)
+        v, value = grad_and_value(loss)(theta, (x[:half], y[:half]))
+        if product is not None:
+            v = v - inner_lr * product(loss, w, (x[half:], y[half:]), v)
+        return v, value
+
+    directions, values = vmap(one)(tasks)
+    return directions.mean(0), values.mean()
+
+
+def pooled(loss: Loss, w: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
+    """The plain loss on all samples of a batch of tasks, support and query together, and its gradient: no inner step.
+
+    It is what FedAvg and DSGD train on.
+
+    Returns: gradient (M,), loss ().
+    """
+    inputs, targets = (torch.cat(parts, dim=1).flatten(0, 1) for parts in zip(tasks.support, tasks.query, strict=True))
+    return grad_and_value(loss)(w, (inputs, targets))
+
+
 def hessian_product(loss: Loss, w: Tensor, batch: Batch, v: Tensor) -> Tensor:
     """The loss's Hessian at w times v, shape (M,), without forming the Hessian."""
     return grad(lambda u: torch.dot(grad(loss)(u, batch), v))(w)
+
+
+def difference_product(loss: Loss, w: Tensor, batch: Batch, v: Tensor, *, d: float = 1e-3) -> Tensor:
+    """The loss's Hessian at w times v, shape (M,), by central differences of the gradient, d v to either side.
+
+    No second derivative is taken; the error falls like d^2, until rounding (which grows like 1 / d) takes over.
+    """
+    return (grad(loss)(w + d * v, batch) - grad(loss)(w - d * v, batch)) / (2 * d)

@@ -48,4 +48,48 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
     return Optimizer(init, step)
 
 
-OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": sgd, "momentum": momentum, "adam": adam}
+def adagrad(tau: float = 1e-3) -> Optimizer:
+    """v = v + g^2; w - rate * g / (sqrt(v) + tau), with v = tau^2 to begin with.
+
+    Source: Reddi et al., "Adaptive Federated Optimization", 2021, Algorithm 2, FedAdagrad with beta1 = 0.
+    """
+
+    def step(w: Tensor, slots: Slots, g: Tensor, rate: float) -> tuple[Tensor, Slots]:
+        v = slots[0] + g * g
+        return w - rate * g / (torch.sqrt(v) + tau), (v,)
+
+    return Optimizer(lambda w: (torch.full_like(w, tau**2),), step)
+
+
+def yogi(beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Optimizer:
+    """Adam whose second moment moves by at most (1 - beta2) g^2: v = v - (1 - beta2) sign(v - g^2) g^2.
+
+    Without bias correction, and with v = tau^2 to begin with: w - rate * m / (sqrt(v) + tau).
+
+    Source: Zaheer et al., "Adaptive Methods for Nonconvex Optimization", 2018, in the form of Reddi et al., "Adaptive
+    Federated Optimization", 2021, Algorithm 2, FedYogi.
+    """
+
+    def step(w: Tensor, slots: Slots, g: Tensor, rate: float) -> tuple[Tensor, Slots]:
+        m, v = slots
+        m = beta1 * m + (1 - beta1) * g
+        v = v - (1 - beta2) * torch.sign(v - g * g) * g * g
+        return w - rate * m / (torch.sqrt(v) + tau), (m, v)
+
+    return Optimizer(lambda w: (torch.zeros_like(w), torch.full_like(w, tau**2)), step)
+
+
+def clipped(g: Tensor, norm: float | None) -> Tensor:
+    """g, shortened to the Euclidean length `norm` where it is longer; None leaves it as it is.
+
+    >>> clipped(torch.tensor([3.0, 4.0]), 1.0), clipped(torch.tensor([3.0, 4.0]), 10.0)
+    (tensor([0.6000, 0.8000]), tensor([3., 4.]))
+    """
+    if norm is None:
+        return g
+    return g * torch.clamp(norm / torch.linalg.vector_norm(g), max=1.0)  # of g = 0 the quotient is inf, hence 1
+
+
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": sgd, "momentum": momentum, "adam": adam, "yogi": yogi, "adagrad": adagrad,
+}  # fmt: skip

@@ -1,22 +1,27 @@
-"""One agent process: join, run the loop, report, leave."""
+"""One agent process: join, do its part, report, leave."""
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from difnet import agent
-from difnet.algorithms import State
+from difnet.algorithms import Info, State
 from difnet.errors import DifnetError
-from difnet.events import Evaluated, Event, Finished, NeighbourLost, Progress, Snapshot
+from difnet.events import Edge, Evaluated, Event, Finished, NeighbourLost, Progress, Snapshot, TrainedAlone
+from difnet.hub import Call, Client, Hub
 from difnet.links import Link
-from difnet.machine import cpu_seconds, memory_pss
+from difnet.machine import cpu_seconds, memory_peak, memory_pss
 from difnet.mixing import column
+from difnet.offline import train_alone
 from difnet.registry import Control
+from difnet.steps import Steps, evaluated
 from difnet.topology import Topology
 from difnet.transport import Identity, Patience, Transport
-from difnet.workload import Steps, TaskStream, Workload
+from difnet.workload import TaskStream, Workload
 
 PROGRESS_S, MEMORY_S, AGREEMENT_S, LEAVE_S = 0.5, 5.0, 10.0, 10.0
 
@@ -41,19 +46,20 @@ class Reporter:
     def __init__(self, k: int, assignment: Assignment, control: Control, transport: Transport) -> None:
         self._k, self._control, self._transport = k, control, transport
         self._workload, self._steps = assignment.workload, assignment.steps
-        self._validation = assignment.workload.validation_tasks()
         self._measure_every = assignment.workload.measure_every
         self._stopping = False
         self._until: int | None = None
-        self._losses, self._count = 0.0, 0
+        self._figures: dict[str, float] = {}  # sums since the last progress
+        self._count = 0
         self._pss: int | None = None
         self._reported_at = self._weighed_at = 0.0
+        self.hub: Hub | None = None  # if this agent is the one that serves
+        self.steps = 0
         self.iteration, self.state = 0, assignment.workload.first_state(k)
 
-    def __call__(self, iteration: int, state: State, loss: Tensor) -> bool:
-        """After each iteration; False ends the loop."""
-        self.iteration, self.state = iteration, state
-        self._losses, self._count = self._losses + float(loss), self._count + 1
+    def observe(self, iteration: int, state: State, info: Info) -> bool:
+        """After each iteration of an agent that holds a launch model of the network's; False ends the loop."""
+        self.attend(iteration, state, info)
         config = self._workload.config
         if self._stopping and self._until is None:
             self._await_agreement()
@@ -62,26 +68,43 @@ class Reporter:
             self.evaluate(iteration, state)
         elif iteration % self._measure_every == 0:
             self.say(Snapshot(self._k, iteration), state.w)
-        if time.monotonic() - self._reported_at > PROGRESS_S or last:
-            self.progress()
         return not last and (self._until is None or iteration < self._until)
 
+    def attend(self, iteration: int, state: State, info: Info) -> bool:
+        """After each round of a client: its hub says when to end."""
+        self.iteration, self.state = iteration, state
+        self._count += 1
+        if info:
+            self.steps += self._workload.config.local_steps
+        for name, figure in info.items():
+            self._figures[name] = self._figures.get(name, 0.0) + float(figure)
+        if time.monotonic() - self._reported_at > PROGRESS_S:
+            self.progress()
+        return True
+
     def evaluate(self, iteration: int, state: State) -> None:
-        """Test the launch model on the network's validation tasks, and send both the losses and the model."""
-        before, *after = self._steps.evaluate(state.w, self._validation).tolist()
-        steps = (str(n) for n in self._workload.config.eval_steps)
-        self.say(Evaluated(self._k, iteration, before, dict(zip(steps, after, strict=True))), state.w)
+        """Test the launch model on the network's validation tasks, and send both the figures and the model."""
+        self.iteration, self.state = iteration, state
+        losses, accuracies = evaluated(self._steps.evaluate(state.w), self._workload.config.eval_steps)
+        before = losses.pop("0")
+        c, hub = self._transport.counters, self.hub
+        payload = c.payload_bytes + (c.heard_payload_bytes if hub else 0)
+        steps = hub.answered * self._workload.config.local_steps if hub else self.steps
+        uploads = hub.heard if hub else c.states
+        self.say(Evaluated(self._k, iteration, before, losses, accuracies, payload, steps, uploads), state.w)
 
     def progress(self) -> None:
         """Send where this agent stands."""
         now = time.monotonic()
         if now - self._weighed_at > MEMORY_S:
             self._pss, self._weighed_at = memory_pss(), now
-        c = self._transport.counters
-        mean = self._losses / self._count if self._count else None
-        self.say(Progress(self._k, self.iteration, mean, cpu_seconds(), self._pss, c.payload_bytes, c.wire_bytes,
-                          c.messages, c.missed, c.refused))  # fmt: skip
-        self._losses, self._count, self._reported_at = 0.0, 0, now
+        c, hub = self._transport.counters, self.hub
+        means = {name: figure / self._count for name, figure in self._figures.items()}
+        self.say(Progress(self._k, self.iteration, means.pop("loss", None), cpu_seconds(), self._pss, self.steps, means,
+                          memory_peak(), c.payload_bytes, c.wire_bytes, c.messages, 0 if hub else c.states, c.missed,
+                          c.refused, c.late, hub.abandoned if hub else 0, c.heard_payload_bytes,
+                          c.heard_wire_bytes))  # fmt: skip
+        self._figures, self._count, self._reported_at = {}, 0, now
 
     def say(self, event: Event, *tensors: Tensor) -> bool:
         """Send an event up."""
@@ -91,6 +114,8 @@ class Reporter:
     def leave(self, ended: str, reason: str = "") -> None:
         """Hand over how it ended and with which state, and wait, not for ever, until that is recorded."""
         self.progress()
+        for neighbour, sent in self._transport.sent.items():
+            self.say(Edge(self._k, neighbour, sent.payload_bytes, sent.wire_bytes, sent.messages))
         self.say(Finished(self._k, self.iteration, ended, reason), self.state.w, *self.state.slots)
         self._control.say("leave", {})
         try:
@@ -120,27 +145,24 @@ class Reporter:
 def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     """Be agent k until the run is over. Returns the process's exit status."""
     workload, topology, config = assignment.workload, assignment.topology, assignment.workload.config
+    is_client = workload.hub is not None and k != workload.hub
     with Control(assignment.registry, assignment.token) as control:
         identity = Identity(k, incarnation, assignment.run, **assignment.hashes, dtype=config.dtype,
-                            length=workload.model.size)  # fmt: skip
+                            length=workload.length)  # fmt: skip
 
         def lost(link: Link, reason: str) -> None:
             reporter.say(NeighbourLost(k, link.neighbour, reporter.iteration, link.used, reason))
 
         patience = Patience(config.silence_s, config.step_timeout_s)
-        lag = config.staleness if config.mode == "async" else None
-        with Transport(identity, links_of(k, topology), patience=patience, lag=lag, lost=lost) as transport:
+        lag = 0 if is_client else config.staleness if config.mode == "async" else None
+        with Transport(identity, links_of(k, topology, workload.hub), patience=patience, lag=lag,
+                       must=config.mode == "sync", lost=lost) as transport:  # fmt: skip
             reporter = Reporter(k, assignment, control, transport)
             try:
                 _meet(identity, assignment, control, transport)
                 transport.watch(control.socket, reporter.read_control)
-                reporter.evaluate(0, reporter.state)
-                agent.run(
-                    assignment.steps.adapt, workload.algorithm.combine, reporter.state, TaskStream(workload, k),
-                    agent.sharing(k, column(topology.A, k), transport.exchange),
-                    iterations=config.iterations, local_steps=config.local_steps,
-                    combine_first=config.strategy == "cta", observe=reporter,
-                )  # fmt: skip
+                part = _attend if is_client else _diffuse if workload.hub is None else _serve
+                part(k, assignment, transport, reporter)
                 transport.farewell()
             except (DifnetError, ArithmeticError) as error:
                 transport.farewell(f"it failed: {error}"[:200])
@@ -151,9 +173,80 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     return 0
 
 
-def links_of(k: int, topology: Topology) -> list[Link]:
-    """Agent k's links: of two neighbours the rim dials the hub, else the higher number dials the lower."""
+def _diffuse(k: int, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
+    """One agent among equals."""
+    workload, config = assignment.workload, assignment.workload.config
+    first = int(workload.offline_steps > 0)
+    weights = column(assignment.topology.A, k)
+    share = agent.sharing(k, weights, lambda i, phi: transport.exchange(first + i, phi))
+    state = _start(k, assignment, reporter)
+    if first:
+        state = workload.algorithm.combine(state, share(-1, state.phi))
+    reporter.evaluate(0, state)
+    agent.run(
+        assignment.steps.adapt, workload.algorithm.combine, state, TaskStream(workload, k), share,
+        iterations=range(config.iterations), local_steps=config.local_steps, combine_first=config.strategy == "cta",
+        observe=reporter.observe,
+    )  # fmt: skip
+
+
+def _serve(k: int, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
+    """The hub of a star."""
+    workload, server = assignment.workload, assignment.workload.algorithm.server
+    assert server is not None, "build lets nobody serve without a server step"
+    first = int(workload.offline_steps > 0)
+    hub = reporter.hub = Hub(workload.rounds, transport, first)
+    state = server.init(hub.open() if first else workload.first_state(k).w)
+    reporter.evaluate(0, state)
+    agent.serve(server, state, hub.ask, iterations=workload.config.iterations, observe=reporter.observe)
+    hub.dismiss(reporter.iteration, reporter.state.w)
+
+
+def _attend(k: int, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
+    """A client on the rim of a served star: the ordinary loop, in the rounds that the hub calls for."""
+    workload, first = assignment.workload, int(assignment.workload.offline_steps > 0)
+    state = _start(k, assignment, reporter)
+    if first:
+        transport.tell(0, state.phi.numpy())
+    client = Client(_wait_for_calls(workload.hub, transport), transport.tell, first)
+    state = agent.run(
+        assignment.steps.adapt, workload.algorithm.combine, workload.algorithm.combine(state, client.w),
+        TaskStream(workload, k), client.share, iterations=client.rounds(), local_steps=workload.config.local_steps,
+        combine_first=False, observe=reporter.attend,
+    )  # fmt: skip
+    reporter.iteration, reporter.state = client.iteration, state
+
+
+def _wait_for_calls(hub: int | None, transport: Transport) -> Callable[[int], Call]:
+    """How a client waits for the first call after a round."""
+
+    def wait(after: int) -> Call:
+        heard: dict[int, np.ndarray] = transport.hear(after + 1)
+        if hub not in heard:
+            raise DifnetError(f"the hub, agent {hub}, is gone; nobody is left to answer")
+        return Call(transport.newest(hub)[0], heard[hub], transport.newest(hub)[1])
+
+    return wait
+
+
+def _start(k: int, assignment: Assignment, reporter: Reporter) -> State:
+    """The state agent k begins with: the first launch model, or the local model it trains alone."""
+    workload, steps = assignment.workload, assignment.steps
+    if steps.alone is None:
+        return workload.first_state(k)
+    local = train_alone(workload, steps, k)
+    reporter.say(TrainedAlone(k, local.steps, local.loss, local.gradient_norm))
+    return workload.algorithm.init(local.w)
+
+
+def links_of(k: int, topology: Topology, server: int | None = None) -> list[Link]:
+    """Agent k's links: of two neighbours the rim dials the hub, else the higher number dials the lower.
+
+    Between a server and its clients both ends hear and tell, whatever weights the graph was given.
+    """
     hears, tells = set(topology.hears(k)), set(topology.tells(k))
+    if server is not None:
+        hears = tells = set(topology.graph.neighbors(k))
 
     def dials(l: int) -> bool:
         return l == topology.hub or (k != topology.hub and k > l)

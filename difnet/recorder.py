@@ -3,27 +3,32 @@
 A record is one `os.write` to a file opened for appending, so that a killed process loses none that was made.
 """
 
+import csv
 import json
 import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from difnet.config import RunConfig
+from difnet.costs import Target, spent
 from difnet.energy import Meter
 from difnet.errors import ConfigError
 from difnet.events import (
     AgentLost,
+    Edge,
     Evaluated,
     Event,
     Finished,
+    Measured,
     NeighbourLost,
     Note,
     Progress,
@@ -31,11 +36,25 @@ from difnet.events import (
     RunEnded,
     RunStarted,
     Snapshot,
+    Tested,
+    TrainedAlone,
+    Validated,
 )  # fmt: skip
-from difnet.gathering import Gathering
+from difnet.gathering import Gathering, Held
+from difnet.scores import accuracy_scores, loss_scores
+from difnet.summary import Facts, busiest, summarise
 from difnet.topology import Topology
 
-SCHEMA = 1
+LAUNCH_MODEL, LOCAL_AVERAGE = "launch model", "average of the local models"
+
+
+class Scored(NamedTuple):
+    """A model's figures on each test task: after 0, 1, …, S inner steps."""
+
+    model: str
+    iteration: int
+    figures: np.ndarray  # (T, 1 + S, F): the loss, and the accuracy where there is one
+    samples: np.ndarray  # (T,): query samples of each task
 
 
 class Recorder:
@@ -45,10 +64,11 @@ class Recorder:
         self.config, self.topology, self.command, self._listen = config, topology, command, listen
         self.gathering = Gathering(topology.agents)
         self.began, self.started_at = time.monotonic(), datetime.now(UTC)
-        self.ready_s: float | None = None
-        self.engine: str | None = None
-        self.flops: int | None = None  # of one adapt step of one agent
+        self.facts: Facts | None = None  # known when the agents are ready
+        self._target = Target.parse(config.target) if config.target else None
+        self._at_target: dict[str, Any] | None = None
         self._states: dict[int, np.ndarray] = {}
+        self._tested: list[Tested] = []
         self._meter = Meter()
         self.folder = make_folder(config, self.started_at)
         self._write_description()
@@ -71,19 +91,34 @@ class Recorder:
         """Record something that a person wants to know."""
         self.emit(Note(text, self.seconds()))
 
+    @property
+    def ready_s(self) -> float | None:
+        """How long the agents took to be ready; None as long as they are not."""
+        return self.facts.ready_s if self.facts else None
+
     def seconds(self) -> float:
         """Since the first iteration, or since the command began while there was none."""
         return time.monotonic() - self.began - (self.ready_s or 0.0)
 
-    def ready(self, engine: str, parameters: int, flops: int | None, environment: dict[str, Any]) -> None:
-        """Every agent is about to begin its first iteration."""
-        self.engine, self.flops = engine, flops
+    def ready(
+        self, engine: str, parameters: int, length: int, flops: int | None, server: int | None,
+        environment: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Every agent is about to begin its first iteration.
+
+        Args: `length`, the values in a message; `flops` of one adapt step; `server`, the hub that serves, if one does.
+        """
+        self.facts = Facts(engine, parameters, length, flops, server, time.monotonic() - self.began)
+        self.gathering.server = server
+        if server is not None:
+            self.topology = self.topology.served()
+            self._write_topology()
         (self.folder / "environment.json").write_text(json.dumps(environment, indent=2))
-        self.ready_s = time.monotonic() - self.began
-        self.emit(Ready(self.ready_s, engine, parameters))
+        self.emit(Ready(self.facts.ready_s, engine, parameters, server, self.topology.mixing_rate))
 
     def pulse(self) -> None:
         """Record how the network is doing."""
+        self._energy()  # a meter must be read before its counter wraps
         self.emit(self.gathering.pulse(self.seconds()))
 
     def record(self, event: Event, tensors: Sequence[np.ndarray] = ()) -> None:
@@ -95,11 +130,15 @@ class Recorder:
         elif isinstance(event, Snapshot):
             if isinstance(event, Evaluated):
                 append(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
-            for measured in g.measured(event, tensors[0], self.seconds()):
-                self.emit(measured)
+            self._measured(g.measured(event, tensors[0], self.seconds()))
         elif isinstance(event, NeighbourLost):
             g.broken.append(event)
             self.emit(event)
+        elif isinstance(event, TrainedAlone):
+            g.alone[event.agent] = event
+            append(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+        elif isinstance(event, Edge):
+            g.edges.append(event)
         elif isinstance(event, Finished):
             g.finished[event.agent] = event
             self._save_state(event, tensors)
@@ -110,56 +149,100 @@ class Recorder:
         g.lost.add(agent)
         iteration = g.progress[agent].iteration if agent in g.progress else 0
         self.emit(AgentLost(agent, status, iteration, log_tail))
-        for measured in g.settle(self.seconds()):
-            self.emit(measured)
+        self._measured(g.settle(self.seconds()))
+
+    @property
+    def target_reached(self) -> bool:
+        """Whether a validation has met --target."""
+        return self._at_target is not None
+
+    def models_to_test(self) -> dict[str, Held]:
+        """The launch model, and what it began as where it began as the average of local models."""
+        models = {LAUNCH_MODEL: held} if (held := self._launch_model()) else {}
+        return models | ({LOCAL_AVERAGE: self.gathering.first} if self.gathering.alone and self.gathering.first else {})
+
+    def score(self, scored: Sequence[Scored]) -> None:
+        """Record what the test tasks say, task by task in test.csv, and together."""
+        for model, iteration, figures, samples in scored:
+            steps = [str(n) for n in range(figures.shape[1])]
+            losses = {n: known(loss_scores(column)) for n, column in zip(steps, figures[:, :, 0].T, strict=True)}
+            accuracies = {} if figures.shape[2] == 1 else {
+                n: accuracy_scores(column, samples) for n, column in zip(steps, figures[:, :, 1].T, strict=True)}
+            self._tested.append(Tested(model, iteration, len(figures), losses, accuracies))
+            self.emit(self._tested[-1])
+        write_csv(self.folder / "test.csv", ("model", "task", "samples", "steps", "loss", "accuracy"), (
+            (model, task, int(samples[task]), n, *row, *[""] * (2 - len(row)))
+            for model, _, figures, samples in scored
+            for task, course in enumerate(figures.tolist()) for n, row in enumerate(course)
+        ))  # fmt: skip
 
     def finish(self, state: str, reason: str = "") -> dict[str, Any]:
         """Write what the run ended with. Returns the summary.
 
         Args: `state` is "done", "stopped" or "failed".
         """
-        validations = self.gathering.validations
-        seconds = validations[-1].seconds if validations and state == "done" else self.seconds()
+        g = self.gathering
+        seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
         self._save_launch_model()
-        summary = self.summary(state, seconds) | ({"reason": reason} if reason else {})
-        summary = known(summary)
+        self._write_edges()
+        target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
+        about = {"run": self.folder.name, "command": self.command, "state": state, "seconds": seconds,
+                 "folder": str(self.folder), "target": target}  # fmt: skip
+        told = summarise(about, self.config, self.topology, g, self.facts, self._tested, self._energy())
+        summary = known(told | ({"reason": reason} if reason else {}))
         (self.folder / "run.json").write_text(json.dumps(summary, indent=2, allow_nan=False))
         self.emit(RunEnded(state, summary))
         return summary
 
-    def summary(self, state: str, seconds: float) -> dict[str, Any]:
-        """The figures of a run under the names that scripts may rely on; what is unknown is None."""
-        g, c, t = self.gathering, self.config, self.topology
-        cpu_s = sum(p.cpu_s for p in g.progress.values())
-        steps = sum(p.iteration for p in g.progress.values()) * c.local_steps
-        agent_rounds = steps / c.local_steps
-        first, last = (g.validations[0], g.validations[-1]) if g.validations else (None, None)
-        pulse = g.pulse(seconds)
-        return {
-            "schema": SCHEMA, "run": self.folder.name, "command": self.command, "algorithm": c.algorithm.name,
-            "strategy": c.strategy, "task": c.task.name, "topology": t.name, "weights": t.rule, "agents": t.agents,
-            "seed": c.seed, "place": c.place if self.command == "launch" else None, "engine": self.engine,
-            "iterations": g.iteration, "state": state, "seconds": seconds, "ready_s": self.ready_s,
-            "rounds_per_s": g.iteration / seconds if seconds > 0 else None,
-            "cpu_s_per_agent_round": cpu_s / agent_rounds if agent_rounds else None,
-            "pss_mb_per_agent": pulse.pss_mb, "mixing_rate": t.mixing_rate, "doubly_stochastic": t.doubly_stochastic,
-            "consensus_error": last.disagreement if last else None,
-            "loss": {"before": last.before if last else None, "after": last.after if last else {},
-                     "first": {"before": first.before, "after": first.after} if first else None},
-            "accuracy": None,
-            "bytes": {"payload": pulse.payload_bytes, "messages": pulse.messages,
-                      "wire": pulse.wire_bytes if self.command == "launch" else None},
-            "flops": self.flops * steps if self.flops else None,
-            "energy": self._meter.read(cpu_s),
-            "communication": {"seconds": None, "joules": None, "quality": "modelled"},
-            "missed_exchanges": pulse.missed, "one_sided_exchanges": g.one_sided_exchanges(),
-            "lost_agents": sorted(g.lost), "folder": str(self.folder),
-        }  # fmt: skip
-
     def agent_folder(self, agent: int) -> Path:
         """Where one agent's files lie."""
         return self.folder / "agents" / f"{agent:03d}"
+
+    def _measured(self, measurements: Sequence[Measured]) -> None:
+        for event in measurements:
+            if isinstance(event, Validated):
+                event = self._with_costs(event)
+                if self._target and not self._at_target and self._target.reached(event):
+                    self._at_target = {"asked": str(self._target), "reached": True, "iteration": event.iteration,
+                                       **event.spent}  # fmt: skip
+            self.emit(event)
+
+    def _with_costs(self, event: Validated) -> Validated:
+        """The same, with everything that was spent so far."""
+        g, f = self.gathering, self.facts
+        told = {name: int(event.spent[name] or 0) for name in ("payload_bytes", "steps", "uploads")}
+        everything = spent(
+            **told, rounds=event.iteration + bool(g.alone), busiest=busiest(self.topology, g),
+            is_served=g.server is not None, flops_per_step=f.flops if f else None, values=f.length if f else 0,
+            channel=self.config.communication, energy=self._energy(), cpu_s=g.cpu_s, seconds=event.seconds,
+        )  # fmt: skip
+        return replace(event, spent=everything)
+
+    def _energy(self) -> dict[str, Any]:
+        return self._meter.so_far(self.gathering.cpu_s)
+
+    def _launch_model(self) -> Held | None:
+        """What the network has learnt: the centroid of the agents that ended well, or the hub's model; or the best."""
+        g = self.gathering
+        if self.config.launch_model == "best" and g.best:
+            return g.best
+        ended = [k for k in g.holders if k in self._states and g.finished[k].state != "failed"]
+        if not ended:
+            return None
+        W = np.stack([self._states[k] for k in ended])
+        return Held(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype))
+
+    def _save_launch_model(self) -> None:
+        held = self._launch_model()
+        if held is None:
+            return
+        M = self.facts.parameters if self.facts else len(held.w)
+        learnt = {"w": held.w[:M]} | ({"inner_lr": held.w[M:]} if len(held.w) > M else {})
+        c = self.config
+        save(self.folder / "launch-model.safetensors", learnt,
+             {"task": c.task.model_dump_json(), "model": c.model.model_dump_json() if c.model else "",
+              "iteration": str(held.iteration), "agents": str(len(self.gathering.holders))})  # fmt: skip
 
     def _save_state(self, event: Finished, tensors: Sequence[np.ndarray]) -> None:
         w, *slots = tensors
@@ -168,20 +251,21 @@ class Recorder:
         save(self.agent_folder(event.agent) / f"state-{event.iteration:06d}.safetensors", named,
              {"iteration": str(event.iteration), "state": event.state})  # fmt: skip
 
-    def _save_launch_model(self) -> None:
-        """The centroid of the final launch models of the agents that ended well."""
-        ended = [self._states[k] for k in sorted(self._states) if self.gathering.finished[k].state != "failed"]
-        if ended:
-            centroid = np.mean(np.stack(ended), axis=0, dtype=np.float64).astype(ended[0].dtype)
-            model = self.config.model.model_dump_json() if self.config.model else ""
-            save(self.folder / "launch-model.safetensors", {"w": centroid},
-                 {"task": self.config.task.model_dump_json(), "model": model, "agents": str(len(ended))})  # fmt: skip
-
     def _write_description(self) -> None:
         for k in range(self.topology.agents):
             self.agent_folder(k).mkdir(parents=True, exist_ok=True)
         (self.folder / "config.toml").write_text(self.config.to_toml())
+        self._write_topology()
+
+    def _write_topology(self) -> None:
         (self.folder / "topology.json").write_text(json.dumps(self.topology.to_dict()))
+
+    def _write_edges(self) -> None:
+        """What travelled over each edge, either way; wire bytes only where there was a wire."""
+        on_wire = self.command == "launch"
+        rows = sorted((e.agent, e.neighbour, e.payload_bytes, e.wire_bytes if on_wire else "", e.messages)
+                      for e in self.gathering.edges)  # fmt: skip
+        write_csv(self.folder / "edges.csv", ("from", "to", "payload_bytes", "wire_bytes", "messages"), rows)
 
 
 def make_folder(config: RunConfig, now: datetime) -> Path:
@@ -216,6 +300,14 @@ def known(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [known(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, if it has rows."""
+    rows = list(rows)
+    if rows:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([head, *rows])
 
 
 def append(path: Path, record: dict[str, Any]) -> None:

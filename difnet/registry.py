@@ -9,12 +9,13 @@ it without a deadline.
              stop                                        -> agent: at {iteration} -> until {iteration}
     agent -> leave                                       -> left: all that it said is recorded
     host  -> configuration?                              -> run {…};  host -> exited {agent, status, log_tail}
+             score {models} + tensors                    -> host: scored {…} + tensors
 """
 
 import hmac
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,7 @@ class Registry:
         self._endpoints: dict[int, str] = {}
         self._joined: set[int] = set()
         self._hosts: set[bytes] = set()
+        self._supervising: list[bytes] = []  # the hosts' later connections, once their agents are there
         self._at: dict[int, int] = {}  # agent -> the iteration it was in when asked to stop
         self._stopping_since: float | None = None
         self.started = False
@@ -94,6 +96,13 @@ class Registry:
             self._stopping_since = time.monotonic()
             self._tell_agents("stop", {})
 
+    def score(self, models: dict[str, Any], tensors: Sequence[np.ndarray]) -> bool:
+        """Ask a host to test models, whose parameters are the tensors; False if there is no host."""
+        if not self._supervising:
+            return False
+        self._send(self._supervising[0], "score", {"models": models}, tensors)
+        return True
+
     def end(self) -> None:
         """Tell the hosts that the run is over: they end whoever is left."""
         for host in self._hosts:
@@ -106,18 +115,10 @@ class Registry:
     def _read(self, frames: list[bytes]) -> Message:
         if len(frames) < 2:
             raise WireError("a control message without a header")
-        kind, body = wire.unpack_document(frames[1])
+        kind, body, tensors = _read_message(frames[1:])
         token = body.pop("token", "")
         if not isinstance(token, str) or not hmac.compare_digest(token, self._token):
             raise WireError("a control message without this run's token")
-        dtypes = body.pop("dtypes", [])
-        if not isinstance(dtypes, list) or len(dtypes) != len(frames) - 2:
-            raise WireError("a control message whose tensors are not as announced")
-        tensors = []
-        for name, frame in zip(dtypes, frames[2:], strict=True):
-            if name not in wire.DTYPES or len(frame) % wire.DTYPES[name].itemsize:
-                raise WireError("a tensor of unknown type or broken length")
-            tensors.append(np.frombuffer(frame, wire.DTYPES[name]))
         return Message(frames[0], kind, body, tensors)
 
     def _serve(self, message: Message) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
@@ -127,6 +128,7 @@ class Registry:
             self._send(sender, "run", self._run)
         elif kind == "host":
             self._hosts.add(sender)
+            self._supervising.append(sender)
         elif kind == "register":
             self._register(sender, _natural(body, "agent"), str(body.get("endpoint", "")))
         elif kind == "joined":
@@ -167,11 +169,30 @@ class Registry:
         for sender in self._agents.values():
             self._send(sender, kind, body)
 
-    def _send(self, to: bytes, kind: str, body: dict[str, Any]) -> None:
+    def _send(self, to: bytes, kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray] = ()) -> None:
         try:
-            self._router.send_multipart([to, wire.pack_document(kind, body)], zmq.NOBLOCK)
+            self._router.send_multipart([to, *_message(kind, body, tensors)], zmq.NOBLOCK)
         except zmq.ZMQError:
             pass  # whoever it was has gone; who is gone is known from elsewhere
+
+
+def _message(kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray]) -> list[bytes]:
+    """A control message: its document, then the tensors, flat, whose types the document names."""
+    named = body | ({"dtypes": [t.dtype.name for t in tensors]} if tensors else {})
+    return [wire.pack_document(kind, named), *(t.tobytes() for t in tensors)]
+
+
+def _read_message(frames: list[bytes]) -> tuple[str, dict[str, Any], list[np.ndarray]]:
+    kind, body = wire.unpack_document(frames[0])
+    dtypes = body.pop("dtypes", [])
+    if not isinstance(dtypes, list) or len(dtypes) != len(frames) - 1:
+        raise WireError("a control message whose tensors are not as announced")
+    tensors = []
+    for name, frame in zip(dtypes, frames[1:], strict=True):
+        if name not in wire.DTYPES or len(frame) % wire.DTYPES[name].itemsize:
+            raise WireError("a tensor of unknown type or broken length")
+        tensors.append(np.frombuffer(frame, wire.DTYPES[name]))
+    return kind, body, tensors
 
 
 def _natural(body: dict[str, Any], name: str) -> int:
@@ -191,7 +212,7 @@ class Control:
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 2000)
         self.socket.setsockopt(zmq.SNDHWM, 10_000)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, wire.DOCUMENT_LIMIT)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, 2**31)
         self.socket.connect(endpoint)
         self.endpoint = endpoint
 
@@ -203,10 +224,7 @@ class Control:
 
     def say(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> bool:
         """Tell the registry something without waiting; False if there is no room for it."""
-        header = {**body, "token": self._token}
-        if tensors:
-            header["dtypes"] = [t.dtype.name for t in tensors]
-        message = [wire.pack_document(kind, header), *(t.tobytes() for t in tensors)]
+        message = _message(kind, {**body, "token": self._token}, tensors)
         with self._lock:
             try:
                 self.socket.send_multipart(message, zmq.NOBLOCK)
@@ -215,12 +233,13 @@ class Control:
         return True
 
     def hear(self, timeout_s: float) -> tuple[str, dict[str, Any]] | None:
-        """The next thing the registry says, or None if it says nothing for so long."""
+        """The next thing the registry says, or None if it says nothing for so long; `tensors` are in its body."""
         deadline = time.monotonic() + timeout_s
         while True:
             with self._lock:
                 if self.socket.poll(min(50, max(0, int(1000 * (deadline - time.monotonic()))))):
-                    return wire.unpack_document(self.socket.recv_multipart()[0])
+                    kind, body, tensors = _read_message(self.socket.recv_multipart())
+                    return kind, body | ({"tensors": tensors} if tensors else {})
             if time.monotonic() >= deadline:
                 return None
 

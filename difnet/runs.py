@@ -3,25 +3,49 @@
 A folder is read as it lies, wherever it was copied to; JSON's null means unknown and becomes None or NaN.
 """
 
+import csv
 import json
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from difnet.errors import RunFolderError, did_you_mean
-from difnet.events import Evaluated, Event, Measured, Progress, RunEnded, RunStarted, Validated, from_dict
+from difnet.events import (
+    Evaluated,
+    Event,
+    Measured,
+    Progress,
+    Ready,
+    RunEnded,
+    RunStarted,
+    Tested,
+    Validated,
+    from_dict,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Columns = dict[str, np.ndarray]
-INCIDENTAL = ("seed", "name", "runs")  # config fields in which repetitions of one experiment may differ
+LAUNCH_MODEL, LOCAL_AVERAGE = "launch model", "average of the local models"  # what is tested at the end of a run
+
+
+class Score(NamedTuple):
+    """A row of test.csv: how a model, fitted by so many inner steps, did on one test task or client."""
+
+    model: str  # LAUNCH_MODEL or LOCAL_AVERAGE
+    task: str
+    samples: int  # query samples
+    steps: str
+    loss: float  # NaN where the folder has no finite one
+    accuracy: float  # NaN where the task family has none
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,36 @@ class Run:
         return next((e for e in self.events if isinstance(e, RunStarted)), None)
 
     @property
+    def ready(self) -> Ready | None:
+        """The event with which the first iteration began."""
+        return next((e for e in self.events if isinstance(e, Ready)), None)
+
+    @property
+    def served(self) -> bool:
+        """Whether a hub served: then there is one launch model, the hub's, and nothing to agree about."""
+        return bool(self.summary.get("server")) or (self.ready is not None and self.ready.server is not None)
+
+    @property
+    def mixing_rate(self) -> float | None:
+        """λ₂ of the exchange as it was: 0 with a server; that of the topology where the run never began."""
+        if self.ready:
+            return self.ready.mixing_rate
+        known = (self.started.mixing_rate if self.started else None, self.topology.get("mixing_rate"))
+        return next((rate for rate in (self.summary.get("mixing_rate"), *known) if rate is not None), None)
+
+    @property
+    def validations(self) -> list[Validated]:
+        """Every validation, in order."""
+        return [e for e in self.events if isinstance(e, Validated)]
+
+    @property
+    def tests(self) -> dict[str, Any]:
+        """What each model scored on the test tasks: {model: {iteration, tasks, loss, accuracy}}; {} if none was."""
+        told = {e.model: {k: v for k, v in e.to_dict().items() if k not in ("event", "model")}
+                for e in self.events if isinstance(e, Tested)}  # fmt: skip
+        return self.summary.get("test") or told
+
+    @property
     def state(self) -> str:
         """How it ended: "done", "stopped", "failed"; "unfinished" where nothing says so."""
         return str(self.summary.get("state") or "unfinished")
@@ -58,20 +112,30 @@ class Run:
         return self.folder.name if name == "run" else None
 
     def metrics(self) -> Columns:
-        """A column per figure, a row per validation: iteration, seconds, disagreement, before_mean, after_1_worst, …
+        """A column per figure, a row per validation: iteration, seconds, disagreement, before_mean, after_1_worst, …,
+        accuracy_1_mean, …, spent_payload_bytes, spent_flops, …
 
         What is unknown is NaN.
         """
-        return _columns([_flat_validation(e) for e in self.events if isinstance(e, Validated)])
+        return _columns([_flat_validation(e) for e in self.validations])
 
     def consensus(self) -> Columns:
         """The columns iteration, seconds and disagreement, a row per measurement: more of them than validations."""
         names = ("iteration", "seconds", "disagreement")
         return _columns([{n: getattr(e, n) for n in names} for e in self.events if isinstance(e, Measured)])
 
+    @cached_property
+    def scores(self) -> list[Score]:
+        """The rows of test.csv, in order; none where the run was not tested.
+
+        Raises: RunFolderError, if the file is damaged.
+        """
+        path = self.folder / "test.csv"
+        return _read_scores(path) if path.is_file() else []
+
     def agent_metrics(self, k: int) -> Columns:
-        """What agent k told about itself, in columns: iteration, loss, cpu_s, … as it went along, and of its tests
-        evaluated_iteration, before, after_1, …
+        """What agent k told about itself, in columns: iteration, loss, cpu_s, … as it went along and what else its
+        algorithm reports, and of its tests evaluated_iteration, before, after_1, …, accuracy_1, …
 
         Raises: RunFolderError, if the folder has nothing of agent k.
         """
@@ -79,13 +143,15 @@ class Run:
         if not path.is_file():
             raise RunFolderError(f"{self.folder} has no figures of agent {k}: no file {path.relative_to(self.folder)}")
         told = read_events(path)
-        own = [{**e.to_dict(), "event": None} for e in told if isinstance(e, Progress)]
+        other = ("event", "agent", "figures")
+        own = [{n: x for n, x in e.to_dict().items() if n not in other} | e.figures
+               for e in told if isinstance(e, Progress)]  # fmt: skip
         tests = [
-            {"evaluated_iteration": e.iteration, "before": e.before, **{f"after_{n}": x for n, x in e.after.items()}}
+            {"evaluated_iteration": e.iteration, "before": e.before, **{f"after_{n}": x for n, x in e.after.items()},
+             **{f"accuracy_{n}": x for n, x in e.accuracy.items()}}
             for e in told if isinstance(e, Evaluated)
         ]  # fmt: skip
-        progress = {name: column for name, column in _columns(own).items() if name not in ("event", "agent")}
-        return progress | _columns(tests)
+        return _columns(own) | _columns(tests)
 
 
 @dataclass(frozen=True)
@@ -117,8 +183,11 @@ def _flat_validation(event: Validated) -> dict[str, float | None]:
     row: dict[str, float | None] = {
         "iteration": event.iteration, "seconds": event.seconds, "disagreement": event.disagreement,
     }  # fmt: skip
-    for prefix, statistics in {"before": event.before, **{f"after_{n}": s for n, s in event.after.items()}}.items():
-        row |= {f"{prefix}_{name}": value for name, value in statistics.items()}
+    after = {f"after_{n}": s for n, s in event.after.items()}
+    accuracy = {f"accuracy_{n}": s for n, s in event.accuracy.items()}
+    told: dict[str, Mapping[str, float | None]] = {"before": event.before, **after, **accuracy, "spent": event.spent}
+    for prefix, figures in told.items():
+        row |= {f"{prefix}_{name}": value for name, value in figures.items()}
     return row
 
 
@@ -195,6 +264,22 @@ def _event(path: Path, number: int, line: bytes) -> Event:
         raise RunFolderError(
             f"{path}, line {number}: {reason}. Either the file is damaged or a newer difnet wrote it."
         ) from error
+
+
+def _read_scores(path: Path) -> list[Score]:
+    def number(text: str) -> float:
+        return float(text) if text else float("nan")
+
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                Score(row["model"], row["task"], int(row["samples"]), row["steps"], number(row["loss"]),
+                      number(row["accuracy"]))
+                for row in csv.DictReader(file)
+            ]  # fmt: skip
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        reason = f"no column {error}" if isinstance(error, KeyError) else error
+        raise RunFolderError(f"{path} is damaged: {reason}; expected the columns {', '.join(Score._fields)}") from error
 
 
 # Finding
@@ -290,25 +375,3 @@ def same_bits(a: Run, b: Run) -> bool | None:
         x.dtype == right[n].dtype and x.shape == right[n].shape and x.tobytes() == right[n].tobytes()
         for n, x in left.items()
     )
-
-
-def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Repetitions of one experiment, which differ in nothing but their seed, under a label such as "diffusion, ring40".
-
-    Where strategy and topology do not tell the experiments apart, the label names what else differs.
-    """
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        identity = {n.removesuffix(".name"): v for n, v in flatten(run.config).items() if n not in INCIDENTAL}
-        identity |= {n: run.fact(n) for n in ("strategy", "topology", "algorithm", "task")}
-        groups.setdefault(json.dumps(identity, sort_keys=True, default=str), []).append(run)
-    identities = [json.loads(key) for key in groups]
-    labels = [f"{i['strategy']}, {i['topology']}" for i in identities]
-    if len(set(labels)) < len(labels):
-        names = sorted({n for i in identities for n in i} - {"strategy", "topology"})
-        telling = [n for n in names if len({json.dumps(i.get(n)) for i in identities}) > 1]
-        labels = [
-            ", ".join([label, *(f"{n} {i.get(n, 'unknown')}" for n in telling)])
-            for label, i in zip(labels, identities, strict=True)
-        ]
-    return dict(zip(labels, groups.values(), strict=True))

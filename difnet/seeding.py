@@ -16,6 +16,9 @@ class Purpose(IntEnum):
     TRAIN = 2
     VALIDATE = 3
     DELAY = 4
+    SAMPLE = 5
+    OFFLINE = 6
+    TEST = 7
 
 
 NETWORK = 2**32 - 1  # in place of an agent: what all agents share

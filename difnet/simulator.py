@@ -9,33 +9,40 @@ Two engines compute `adapt`; both share everything else, and `mixing.mix_all` gi
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from difnet import engine
-from difnet.algorithms import State
+from difnet.agent import owned
+from difnet.algorithms import Info, State
 from difnet.config import RunConfig
-from difnet.events import Evaluated, Event, Finished, Progress, Snapshot
+from difnet.events import Edge, Evaluated, Event, Finished, Progress, Snapshot, TrainedAlone
+from difnet.federation import weighted_mean
 from difnet.lifetime import asked_to_stop
-from difnet.machine import cores, cpu_seconds, environment, memory_pss, process_for_tensors
+from difnet.machine import cores, cpu_seconds, environment, memory_peak, memory_pss, process_for_tensors
 from difnet.meta import Tasks
 from difnet.mixing import Slots, column, mix, mix_all, slots
+from difnet.offline import train_alone
 from difnet.recorder import Recorder
+from difnet.scoring import check_target, score
 from difnet.seeding import Purpose, generator
+from difnet.steps import Steps, compile_steps, evaluated, flat_adapt, unflatten_step
 from difnet.topology import Topology, load
-from difnet.workload import Steps, TaskStream, Workload, build, compile_steps, flat_adapt, steps_of
+from difnet.workload import TaskStream, Workload, build, steps_of
 
 PROGRESS_S = 1.0
 MOST_TOGETHER = 64  # agents in one call of the batched kernel on a CPU: more would leave the cache
 
 
-# Here one State holds all agents, one after the other along the first axis: w (K, M), phi (K, M), slots (K, …).
-Adapt = Callable[[State, int], tuple[State, Tensor]]  # (states, step) -> (states, losses (K,))
-Mix = Callable[[int, Tensor], Tensor]  # (iteration, Phi) -> what each agent combines, (K, M)
+# Here one State holds all agents with tasks, one after the other along the first axis: w (K, L), phi (K, L), slots
+# (K, ...). A row r is agent workload.clients[r], which is agent r itself where nobody serves.
+Adapt = Callable[[State, int, Sequence[int]], tuple[State, Info]]  # (states, step, rows that adapt) -> figures (rows,)
+Mix = Callable[[int, Tensor], Tensor]  # (iteration, Phi) -> what each agent combines, (K, L)
 
 
 def simulate(config: RunConfig, listen: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
@@ -52,12 +59,16 @@ def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, A
     topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
     recorder = Recorder(config, topology, "simulate", listen)
     recorder.start()
-    workload = build(config, topology.agents)
+    workload = build(config, topology.agents, topology.hub)
+    check_target(workload)
     steps = compile_steps(workload, recorder.note)
     adapt = exact(workload, steps) if config.simulator == "exact" else batched(workload, recorder.note)
-    recorder.ready(steps.engine, workload.model.size, steps.flops, environment())
+    recorder.ready(steps.engine, workload.model.size, workload.length, steps.flops, workload.hub, environment())
     with asked_to_stop() as stop:
-        ended = Simulation(workload, steps, topology, recorder, stop).run(adapt, mixing_of(config, topology))
+        simulation = Simulation(workload, steps, topology, recorder, stop)
+        ended = simulation.diffuse(adapt) if workload.hub is None else simulation.serve(adapt)
+    if ended == "done":
+        recorder.score(score(workload, recorder.models_to_test()))
     return recorder.finish(ended, signal.Signals(stop[0]).name if ended == "stopped" else "")
 
 
@@ -65,83 +76,197 @@ class Simulation:
     """One run of the recursion, and what it reports."""
 
     def __init__(self, workload: Workload, steps: Steps, topology: Topology, recorder: Recorder, stop: list) -> None:
-        self.workload, self.steps, self.topology, self.recorder = workload, steps, topology, recorder
-        self._stop, self._validation = stop, workload.validation_tasks()
+        self.workload, self.steps, self.topology, self.recorder, self._stop = workload, steps, topology, recorder, stop
+        self.config, self.algorithm = workload.config, workload.algorithm
+        self._combine = vmap(workload.algorithm.combine)
         self._degrees = [int(n) for n in np.count_nonzero(topology.A, axis=1) - (np.diagonal(topology.A) != 0)]
+        self._state_bytes = workload.length * workload.dtype.itemsize
         self._progressed_at, self._cpu_from = time.monotonic(), cpu_seconds()
+        self._opening = int(steps.alone is not None)  # exchanges before the first iteration
+        self._uploads = np.zeros(topology.agents, dtype=np.int64)  # states sent, by agent; a hub's own not counted
+        self._heard = np.zeros(topology.agents, dtype=np.int64)  # states heard, by agent
+        self._steps_done = np.zeros(topology.agents, dtype=np.int64)
+        self._abandoned = 0
 
-    def run(self, adapt: Adapt, mixed: Mix) -> str:
+    def diffuse(self, adapt: Adapt) -> str:
         """Adapt, exchange, combine, for all agents at once. Returns "done" or "stopped"."""
-        config, state = self.workload.config, first_states(self.workload)
-        combine = torch.func.vmap(self.workload.algorithm.combine)
-        self._evaluate(0, state)
+        config, mixed, state = self.config, mixing_of(self.config, self.topology), self._first_states()
+        everybody = range(self.topology.agents)
+        if self._opening:
+            state = self._combine(state, mixed(-1, state.phi))
+            self._exchanged()
+        for k in everybody:
+            self._evaluate(k, 0, state.w[k])
         i = 0
         for i in range(1, config.iterations + 1):
             if config.strategy == "cta":
-                state = combine(state, mixed(i - 1, state.w))
-            for step in range((i - 1) * config.local_steps, i * config.local_steps):
-                if step > (i - 1) * config.local_steps:
-                    state = combine(state, state.phi)
-                state, losses = adapt(state, step)
-            state = combine(state, state.phi if config.strategy == "cta" else mixed(i - 1, state.phi))
-            last = i == config.iterations or bool(self._stop)
-            if i % config.eval_every == 0 or last:
-                self._evaluate(i, state)
-            elif i % self.workload.measure_every == 0:
-                for k in range(self.topology.agents):
-                    self.recorder.record(Snapshot(k, i), [state.w[k].cpu().numpy()])
-            if time.monotonic() - self._progressed_at > PROGRESS_S or last:
-                self._progress(i, losses)
-            if last:
+                state = self._combine(state, mixed(i - 1, state.w))
+            state, info = self._local_steps(adapt, state, i, everybody)
+            state = self._combine(state, state.phi if config.strategy == "cta" else mixed(i - 1, state.phi))
+            self._exchanged()
+            if self._report(i, everybody, state.w, info, everybody):
                 break
-        ended = "done" if i == config.iterations else "stopped"
-        for k in range(self.topology.agents):
-            tensors = [state.w[k], *(slot[k] for slot in state.slots)]
+        return self._finish(i, {k: _row(state, k) for k in everybody})
+
+    def serve(self, adapt: Adapt) -> str:
+        """The rounds of a served star: call, adapt, answer, take the server's step. Returns "done" or "stopped"."""
+        config, clients, hub, server = self.config, self.workload.clients, self.workload.hub, self.algorithm.server
+        assert server is not None and hub is not None, "simulate asks for this where somebody serves"
+        state = self._first_states()
+        first = self.workload.first_state(hub).w
+        if self._opening:
+            local = {k: state.phi[r].numpy() for r, k in enumerate(clients)}
+            first = owned(weighted_mean(local, dict.fromkeys(clients, 1.0)))
+            self._answered(clients)
+        state = self._combine(state, first.expand_as(state.w))
+        served = server.init(first)
+        self._evaluate(hub, 0, served.w)
+        i = 0
+        for i in range(1, config.iterations + 1):
+            called = self.workload.rounds.called(i - 1)
+            answering = called[: self.workload.rounds.wanted]  # nobody is late here
+            rows = [clients.index(k) for k in answering]
+            state = _with_rows(state, rows, self._combine(_rows(state, rows), served.w.expand(len(rows), -1)))
+            state, info = self._local_steps(adapt, state, i, rows)
+            self._heard[called] += 1
+            self._answered(answering)
+            mean = self.workload.rounds.mean({k: state.phi[r].numpy() for r, k in zip(rows, answering, strict=True)})
+            self._abandoned += mean is None
+            served = served if mean is None else server.step(served, owned(mean))
+            if self._report(i, [hub], served.w[None], info, answering):
+                break
+        state = self._combine(state, served.w.expand_as(state.w))
+        self._heard[clients] += 1
+        return self._finish(i, {hub: served, **{k: _row(state, r) for r, k in enumerate(clients)}})
+
+    def _first_states(self) -> State:
+        """What every agent with tasks starts from, stacked."""
+        states = []
+        for k in self.workload.clients:
+            if self._opening:
+                local = train_alone(self.workload, self.steps, k)
+                self.recorder.record(TrainedAlone(k, local.steps, local.loss, local.gradient_norm))
+                states.append(self.algorithm.init(local.w))
+            else:
+                states.append(self.workload.first_state(k))
+        return stacked(states)
+
+    def _local_steps(self, adapt: Adapt, state: State, i: int, rows: Sequence[int]) -> tuple[State, Info]:
+        local_steps = self.config.local_steps
+        for step in range((i - 1) * local_steps, i * local_steps):
+            if step > (i - 1) * local_steps:
+                state = state._replace(w=state.phi)
+            state, info = adapt(state, step, rows)
+        self._steps_done[[self.workload.clients[r] for r in rows]] += local_steps
+        return state, info
+
+    def _exchanged(self) -> None:
+        self._uploads += self._degrees
+        self._heard += np.count_nonzero(self.topology.A, axis=0) - (np.diagonal(self.topology.A) != 0)
+
+    def _answered(self, clients: Sequence[int]) -> None:
+        self._uploads[clients] += 1
+
+    def _report(self, i: int, holders: Sequence[int], w: Tensor, info: Info, adapted: Sequence[int]) -> bool:
+        """What the recorder hears after an iteration; whether it was the last one."""
+        if i % self.workload.measure_every == 0 and i % self.config.eval_every and i < self.config.iterations:
+            for r, k in enumerate(holders):
+                self.recorder.record(Snapshot(k, i), [w[r].cpu().numpy()])
+        last = i == self.config.iterations or bool(self._stop)
+        if time.monotonic() - self._progressed_at > PROGRESS_S or last or i % self.config.eval_every == 0:
+            self._progress(i, info, adapted)
+        if i % self.config.eval_every == 0 or last:
+            for r, k in enumerate(holders):
+                self._evaluate(k, i, w[r])
+        return last or self.recorder.target_reached
+
+    def _evaluate(self, k: int, i: int, w: Tensor) -> None:
+        w = w.clone()
+        losses, accuracies = evaluated(self.steps.evaluate(w), self.config.eval_steps)
+        is_hub = k == self.workload.hub
+        whose = slice(None) if is_hub else k
+        uploads, steps = self._uploads[whose].sum(), self._steps_done[whose].sum()
+        states = uploads + self._heard.sum() if is_hub else uploads
+        event = Evaluated(k, i, losses.pop("0"), losses, accuracies, int(states) * self._state_bytes, int(steps),
+                          int(uploads))  # fmt: skip
+        self.recorder.record(event, [w.cpu().numpy()])
+
+    def _progress(self, i: int, info: Info, adapted: Sequence[int]) -> None:
+        self._progressed_at, agents = time.monotonic(), self.topology.agents
+        cpu_s, pss = (cpu_seconds() - self._cpu_from) / agents, memory_pss()
+        told = {name: dict(zip(adapted, figures.tolist(), strict=True)) for name, figures in info.items()}
+        losses = told.pop("loss", {})
+        hub, size = self.workload.hub, self._state_bytes
+        calls = int(self._heard.sum())
+        for k in range(agents):
+            sent, heard = int(self._uploads[k]), int(self._heard[k])
+            if k == hub:
+                sent, heard = calls, int(self._uploads.sum())
+            figures = {name: by_agent[k] for name, by_agent in told.items() if k in by_agent}
+            self.recorder.record(Progress(
+                k, i, losses.get(k), cpu_s, pss // agents if pss else None, int(self._steps_done[k]), figures,
+                memory_peak() // agents, sent * size, 0, sent, int(self._uploads[k]), 0, 0,
+                abandoned=self._abandoned if k == hub else 0, heard_payload_bytes=heard * size,
+            ))  # fmt: skip
+        self.recorder.pulse()
+
+    def _finish(self, i: int, states: dict[int, State]) -> str:
+        ended = "done" if i == self.config.iterations or self.recorder.target_reached else "stopped"
+        self._progress(i, {}, [])
+        for k, state in sorted(states.items()):
+            for l, sent in self._edges(k):
+                self.recorder.record(Edge(k, l, sent * self._state_bytes, 0, sent))
+            tensors = [state.w, *state.slots]
             self.recorder.record(Finished(k, i, ended), [t.reshape(-1).cpu().numpy() for t in tensors])
         return ended
 
-    def _evaluate(self, i: int, state: State) -> None:
-        names = [str(n) for n in self.workload.config.eval_steps]
-        for k in range(self.topology.agents):
-            w = state.w[k].clone()
-            before, *after = self.steps.evaluate(w, self._validation).tolist()
-            event = Evaluated(k, i, before, dict(zip(names, after, strict=True)))
-            self.recorder.record(event, [w.cpu().numpy()])
-
-    def _progress(self, i: int, losses: Tensor) -> None:
-        self._progressed_at, agents = time.monotonic(), self.topology.agents
-        cpu_s, pss = (cpu_seconds() - self._cpu_from) / agents, memory_pss()
-        state_bytes = self.workload.model.size * self.workload.dtype.itemsize
-        for k, loss in enumerate(losses.tolist()):
-            told = self._degrees[k] * i
-            self.recorder.record(Progress(k, i, loss, cpu_s, pss // agents if pss else None,
-                                          told * state_bytes, 0, told, 0, 0))  # fmt: skip
-        self.recorder.pulse()
+    def _edges(self, k: int) -> Iterator[tuple[int, int]]:
+        """(neighbour, states sent to it) of agent k."""
+        if k == self.workload.hub:
+            yield from ((l, int(self._heard[l])) for l in self.workload.clients)
+        elif self.workload.hub is not None:
+            yield self.workload.hub, int(self._uploads[k])
+        else:
+            tells = self.topology.tells(k)
+            yield from ((l, int(self._uploads[k]) // len(tells)) for l in tells)
 
 
-def first_states(workload: Workload) -> State:
-    """The states that the agents start from."""
-    states = [workload.first_state(k) for k in range(workload.agents)]
+def stacked(states: Sequence[State]) -> State:
+    """One State of several agents, a row each."""
     return State(
         torch.stack([s.w for s in states]), torch.stack([s.phi for s in states]),
         tuple(torch.stack(slot) for slot in zip(*(s.slots for s in states), strict=True)),
     )  # fmt: skip
 
 
+def _row(state: State, r: int) -> State:
+    """One agent's state, in memory of its own, aligned as in an agent process."""
+    return State(state.w[r].clone(), state.phi[r].clone(), tuple(slot[r].clone() for slot in state.slots))
+
+
+def _rows(state: State, rows: Sequence[int]) -> State:
+    chosen = list(rows)
+    return State(state.w[chosen], state.phi[chosen], tuple(slot[chosen] for slot in state.slots))
+
+
+def _with_rows(state: State, rows: Sequence[int], new: State) -> State:
+    """The states with some rows replaced."""
+
+    def put(old: Tensor, fresh: Tensor) -> Tensor:
+        return old.index_copy(0, torch.as_tensor(list(rows), device=old.device), fresh)
+
+    return State(put(state.w, new.w), put(state.phi, new.phi), tuple(map(put, state.slots, new.slots)))
+
+
 def exact(workload: Workload, steps: Steps) -> Adapt:
     """Agent after agent, through the kernel that an agent process runs."""
-    streams = [TaskStream(workload, k) for k in range(workload.agents)]
+    streams = [TaskStream(workload, k) for k in workload.clients]
 
-    def adapt(state: State, step: int) -> tuple[State, Tensor]:
-        phis, slot_rows, losses = [], [], []
-        for k, stream in enumerate(streams):
-            w = state.w[k].clone()  # aligned, as in an agent process
-            after, loss = steps.adapt(State(w, w, tuple(slot[k].clone() for slot in state.slots)), stream(step))
-            phis.append(after.phi)
-            slot_rows.append(after.slots)
-            losses.append(loss)
-        new_slots = tuple(torch.stack(slot) for slot in zip(*slot_rows, strict=True))
-        return State(state.w, torch.stack(phis), new_slots), torch.stack(losses)
+    def adapt(state: State, step: int, rows: Sequence[int]) -> tuple[State, Info]:
+        after, infos = zip(*(steps.adapt(_row(state, r), streams[r](step)) for r in rows), strict=True)
+        new = stacked(after)
+        state = new if len(rows) == len(state.w) else _with_rows(state, rows, new)
+        return state, {name: torch.stack([info[name] for info in infos]) for name in infos[0]}
 
     return adapt
 
@@ -149,34 +274,41 @@ def exact(workload: Workload, steps: Steps) -> Adapt:
 def batched(workload: Workload, say: engine.Say) -> Adapt:
     """Blocks of agents, each in one call of a kernel mapped over agents; the last block overlaps the one before.
 
-    The kernel uses all threads that torch is given: its bits are its own anyway.
+    The kernel uses all threads that torch is given: its bits are its own anyway. A block of which nobody is called is
+    left out.
     """
-    K = workload.agents
+    K = len(workload.clients)
     size = K if workload.config.device != "cpu" else min(K, MOST_TOGETHER)
-    starts = [*range(0, K - size, size), K - size]
-    streams = [BlockStream(workload, range(start, start + size)) for start in starts]
-    one, example = flat_adapt(workload)
-    over_agents = torch.func.vmap(lambda *inputs: tuple(one(list(inputs))))
-    threads = torch.get_num_threads()
+    blocks = [range(start, start + size) for start in [*range(0, K - size, size), K - size]]
+    streams = [BlockStream(workload, [workload.clients[r] for r in block]) for block in blocks]
+    one, example, names = flat_adapt(workload, workload.algorithm)
+    over_agents = vmap(lambda *inputs: tuple(one(list(inputs))))
     kernel = engine.prepare(
         {f"the adapt step of {size} agents": (
             lambda inputs: list(over_agents(*inputs)), [torch.stack([t] * size) for t in example])},
-        workload.config.engine, say, threads,
+        workload.config.engine, say, torch.get_num_threads(),
     ).popitem()[1]  # fmt: skip
 
-    def adapt(state: State, step: int) -> tuple[State, Tensor]:
-        phi, losses = torch.empty_like(state.phi), torch.empty(K, dtype=state.w.dtype, device=state.w.device)
-        new_slots = tuple(torch.empty_like(slot) for slot in state.slots)
-        for start, stream in zip(starts, streams, strict=True):
-            rows = slice(start, start + size)
-            tasks = stream(step)
-            some_phi, *some_slots, some_losses = kernel.run(
-                [state.w[rows], *(slot[rows] for slot in state.slots), *tasks.support, *tasks.query]
-            )
-            phi[rows], losses[rows] = some_phi, some_losses
-            for slot, some in zip(new_slots, some_slots, strict=True):
-                slot[rows] = some
-        return State(state.w, phi, new_slots), losses
+    def adapt(state: State, step: int, rows: Sequence[int]) -> tuple[State, Info]:
+        chosen = set(rows)
+        after = State(state.w, state.phi.clone(), tuple(slot.clone() for slot in state.slots))
+        figures = {name: torch.empty(K, dtype=state.w.dtype, device=state.w.device) for name in names}
+        for block, stream in zip(blocks, streams, strict=True):
+            mine = [r for r in block if r in chosen] if len(chosen) < K else list(block)
+            if not mine:
+                continue
+            span, tasks = slice(block.start, block.stop), stream(step)
+            before = State(state.w[span], state.phi[span], tuple(slot[span] for slot in state.slots))
+            flat = kernel.run([before.w, *before.slots, *tasks.support, *tasks.query])
+            new, info = unflatten_step(before, flat, names)
+            here = slice(None) if len(mine) == size else [r - block.start for r in mine]
+            there = span if len(mine) == size else mine
+            after.phi[there] = new.phi[here]
+            for slot, fresh in zip(after.slots, new.slots, strict=True):
+                slot[there] = fresh[here]
+            for name, values in info.items():
+                figures[name][there] = values[here]
+        return after, {name: values[list(rows)] for name, values in figures.items()}
 
     return adapt
 
@@ -184,7 +316,7 @@ def batched(workload: Workload, say: engine.Say) -> Adapt:
 class BlockStream:
     """The tasks of a block of agents for step 0, 1, 2, …: the same tasks that each agent draws alone, stacked."""
 
-    def __init__(self, workload: Workload, agents: range) -> None:
+    def __init__(self, workload: Workload, agents: Sequence[int]) -> None:
         self._streams = [TaskStream(workload, k) for k in agents]
         self._length, self._number = workload.block, -1
         self._steps: list[Tasks] = []

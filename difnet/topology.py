@@ -99,6 +99,16 @@ class Topology:
         known = ("diffusion", "cta", "centralised", "noncooperative")
         raise ConfigError(f"no strategy called {strategy!r}{did_you_mean(strategy, known)} Known: {', '.join(known)}.")
 
+    def served(self) -> "Topology":
+        """This star with its hub as a server: after a round everybody holds the mean of what the rim has sent.
+
+        >>> load("star_graph(n=2)").served().A.tolist()
+        [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
+        """
+        A = np.full(self.A.shape, 1 / (self.agents - 1))
+        A[self.hub] = 0.0
+        return replace(self, A=A, rule="server")
+
     def to_dict(self) -> dict[str, Any]:
         """This network as plain values, for a run folder's topology.json; `from_dict` and `load` read it back.
 
@@ -144,7 +154,7 @@ class Topology:
         if (hub := data.get("hub")) is not None and hub not in graph:
             raise TopologyError(f"hub = {hub!r} is no agent: agents are 0..{len(A) - 1}.")
         nx.set_node_attributes(graph, dict(enumerate(labels)), "label")
-        if data.get("rule") != "noncooperative":
+        if data.get("rule") not in ("noncooperative", "server"):
             mixing.check(A, graph)
         words = {word: data[word] for word in ("name", "rule", "source", "note") if word in data}
         return cls(**({"name": "", "rule": "given", "source": ""} | words), graph=graph, A=A, hub=hub)
@@ -175,6 +185,15 @@ def load(spec: str, *, agents: int | None = None, weights: str | None = None) ->
             f"topology {topology.name!r} has {topology.agents} agents, not {agents}. {_of_size(topology, agents)}"
         )
     return topology
+
+
+def stars() -> list[str]:
+    """The names in `topologies/` of networks with a hub.
+
+    >>> "star10" in stars()
+    True
+    """
+    return [path.stem for path in catalog.entries("topologies") if load(path.stem).hub is not None]
 
 
 def save(topology: Topology, path: Path) -> None:

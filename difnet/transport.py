@@ -7,7 +7,7 @@ agent, at both ends.
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from difnet import wire
 from difnet.errors import DifnetError, Diverged, WireError
-from difnet.links import ACTIVE, DONE, JOINING, LOST, Link
+from difnet.links import ACTIVE, DONE, JOINING, LOST, Counters, Link, Sent
 from difnet.sockets import Frames, Sending, Sockets
 
 BEAT_S = 0.25
@@ -52,17 +52,6 @@ class Identity:
         return None
 
 
-@dataclass(slots=True)
-class Counters:
-    """Totals since the agent started."""
-
-    payload_bytes: int = 0
-    wire_bytes: int = 0
-    messages: int = 0
-    missed: int = 0
-    refused: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long a neighbour is waited for."""
@@ -74,8 +63,9 @@ class Patience:
 class Transport:
     """The links of one agent; use as a context manager, from one thread.
 
-    Args: `lag` is None for synchronous rounds, else how many rounds old a combined state may be; `lost` hears of every
-        neighbour that is left behind.
+    Args: `lag` is None for synchronous rounds, else how many rounds old a combined state may be (0: the newest state
+        is taken, if it is of the round or a later one); `must`: whether a state waits while there is no room for it
+        (as in synchronous rounds) or is dropped; `lost` hears of every neighbour that is left behind.
     """
 
     def __init__(
@@ -85,9 +75,11 @@ class Transport:
         *,
         patience: Patience,
         lag: int | None = None,
+        must: bool | None = None,
         lost: Callable[[Link, str], None] = lambda link, reason: None,
     ) -> None:
         self.identity, self.counters, self.round = identity, Counters(), 0
+        self._must = lag is None if must is None else must
         self._links = {link.neighbour: link for link in links}
         self._patience, self._lag, self._on_lost = patience, lag, lost
         self._dtype = wire.DTYPES[identity.dtype]
@@ -108,6 +100,16 @@ class Transport:
         if self._helper.is_alive():
             self._helper.join()
         self._sockets.close(linger_ms=500 if self._leaving else 0)
+
+    @property
+    def sent(self) -> dict[int, Sent]:
+        """What was sent to each neighbour."""
+        return {link.neighbour: link.sent for link in self._links.values()}
+
+    @property
+    def active(self) -> list[int]:
+        """The neighbours that are there."""
+        return sorted(link.neighbour for link in self._links.values() if link.phase == ACTIVE)
 
     @property
     def lost(self) -> list[int]:
@@ -144,16 +146,50 @@ class Transport:
         Returns: neighbour -> state, for those whose state is to be combined in this round.
         Raises: Diverged, if our own state is not finite; nothing is sent then.
         """
+        self.tell(round_, phi)
+        return self.hear(round_)
+
+    def tell(self, round_: int, phi: np.ndarray, to: Collection[int] | None = None, last: bool = False) -> None:
+        """Tell some neighbours, or all of them, our state of this round; `last` says that none will follow.
+
+        Raises: Diverged, if our own state is not finite; nothing is sent then.
+        """
         if not wire.is_finite(phi):
             raise Diverged(f"agent {self.identity.agent}, iteration {round_}: the intermediate state is no longer "
                            f"finite; a smaller --outer-lr or --inner-lr may help")  # fmt: skip
+        body = phi.data.cast("B")
         with self._lock:
             self._computing_since, self.round = None, round_
-            try:
-                self._tell(round_, phi)
-                return self._hear(round_)
-            finally:
-                self._computing_since = time.monotonic()
+            for link in self._links.values():
+                if link.phase == ACTIVE and (to is None or link.neighbour in to):
+                    self._send(link, "last" if last else "state", body if link.tells else b"", must=self._must,
+                               epoch=link.epoch, round=round_)  # fmt: skip
+
+    def hear(
+        self, round_: int, of: Collection[int] | None = None, wanted: int | None = None,
+        deadline_s: float | None = None,
+    ) -> dict[int, np.ndarray]:  # fmt: skip
+        """Wait for the states of this round: those of some neighbours, or of all; then compute on.
+
+        Args: `wanted`: so many of them suffice; `deadline_s`: nobody is waited for any longer.
+        Returns: neighbour -> state, for those whose state is to be combined in this round.
+        """
+        links = [link for link in self._links.values() if of is None or link.neighbour in of]
+        until = time.monotonic() + (float("inf") if deadline_s is None else deadline_s)
+        with self._lock:
+            self.round = round_
+            if self._lag is not None or time.monotonic() >= self._next_beat:
+                self._wait(0.0)
+            while self._is_waiting(links, round_, wanted) and (left := until - time.monotonic()) > 0:
+                self._wait(min(BEAT_S, left))
+            heard = self._take(links, round_, wanted)
+            self._computing_since = time.monotonic()
+        return heard
+
+    def newest(self, neighbour: int) -> tuple[int, bool]:
+        """The round of the newest state heard of a neighbour (-1: none yet), and whether it is its last one."""
+        link = self._links[neighbour]
+        return link.newest, link.is_last
 
     def service(self, timeout_s: float) -> None:
         """Look after the links for at most so long without exchanging anything."""
@@ -164,10 +200,12 @@ class Transport:
         """Say goodbye and wait, briefly, until every neighbour has read all that we sent or has said goodbye itself."""
         with self._lock:
             self._computing_since, self._leaving = None, True
+            deadline = time.monotonic() + FAREWELL_S
+            while time.monotonic() < deadline and any(link.outbox for link in self._links.values()):
+                self._wait(0.05)
             for link in self._links.values():
                 if link.phase in (ACTIVE, DONE):
                     self._send(link, "bye", must=True, reason=reason[:256])
-            deadline = time.monotonic() + FAREWELL_S
             while time.monotonic() < deadline and any(
                 link.phase == ACTIVE and not link.farewell_seen for link in self._links.values()
             ):
@@ -175,25 +213,18 @@ class Transport:
 
     # one round
 
-    def _tell(self, round_: int, phi: np.ndarray) -> None:
-        body = phi.data.cast("B")
-        for link in self._links.values():
-            if link.phase == ACTIVE:
-                self._send(link, "state", body if link.tells else b"", must=self._lag is None,
-                           epoch=link.epoch, round=round_)  # fmt: skip
-                self.counters.payload_bytes += body.nbytes if link.tells else 0
+    def _is_waiting(self, links: list[Link], round_: int, wanted: int | None) -> bool:
+        missing = [link for link in links if link.phase == ACTIVE and not link.answers(round_, self._lag)]
+        enough = wanted is not None and sum(link.answers(round_, self._lag) for link in links) >= wanted
+        return (bool(missing) and not enough) or any(link.outbox for link in links if link.phase == ACTIVE)
 
-    def _hear(self, round_: int) -> dict[int, np.ndarray]:
-        lag, links = self._lag, self._links.values()
-        if lag is not None or time.monotonic() >= self._next_beat:
-            self._wait(0.0)
-        while any(link.phase == ACTIVE and (not link.answers(round_, lag) or link.outbox) for link in links):
-            self._wait(BEAT_S)
-        heard = {}
+    def _take(self, links: list[Link], round_: int, wanted: int | None) -> dict[int, np.ndarray]:
+        heard: dict[int, np.ndarray] = {}
         for link in links:
-            state = link.take(round_, lag)
-            if state is not None:
+            state = link.take(round_, self._lag)
+            if state is not None and (wanted is None or len(heard) < wanted):
                 heard[link.neighbour] = state
+                self.counters.heard_payload_bytes += state.nbytes
             elif link.hears:
                 self.counters.missed += 1
         return heard
@@ -240,6 +271,8 @@ class Transport:
                 self._lose(link, f"silent for {now - link.heard_at:.1f} s")
             elif link.peer_phase == "computing" and link.peer_phase_age_s > self._patience.step_s:
                 self._lose(link, f"in one step for {link.peer_phase_age_s:.0f} s")
+            elif link.spoilt_at is not None and now - link.spoilt_at > self._patience.silence_s:
+                self._lose(link, "what it sent was refused, and nothing better came")
 
     def _look_after_long_steps(self) -> None:
         """The helper thread: while a long step computes, it reads, beats and judges in the loop's place."""
@@ -272,6 +305,7 @@ class Transport:
                 self._meet(bytes(source), *_split(frames))
             elif link.phase != LOST:
                 link.heard_at = self._serviced_at
+                self.counters.heard_wire_bytes += sum(map(len, frames))
                 self._understand(link, *_split(frames), frames[1])
         except WireError:
             self.counters.refused += 1
@@ -303,8 +337,8 @@ class Transport:
         self._send(link, "welcome", epoch=link.epoch)
 
     def _understand(self, link: Link, kind: str, fields: dict[str, Any], body: bytes) -> None:
-        if kind == "state":
-            self._keep_state(link, fields, body)
+        if kind in ("state", "last"):
+            self._keep_state(link, fields, body, kind == "last")
         elif kind == "beat":
             link.peer_phase, link.peer_phase_age_s = fields["phase"], fields["age_ms"] / 1000
         elif kind == "welcome" and link.dials and link.phase == JOINING:
@@ -327,13 +361,21 @@ class Transport:
         else:
             raise WireError(f"a {kind!r} that does not belong here")
 
-    def _keep_state(self, link: Link, fields: dict[str, Any], body: bytes) -> None:
+    def _keep_state(self, link: Link, fields: dict[str, Any], body: bytes, is_last: bool) -> None:
         if link.phase != ACTIVE or fields["epoch"] != link.epoch:
             raise WireError("a state of another epoch")
-        state = wire.read_state(body, self._dtype, self.identity.length) if link.hears else None
         link.peer_phase = ""
+        if link.newest < fields["round"] < self.round and self._lag is None:
+            self.counters.late += 1
+            return
+        try:
+            state = wire.read_state(body, self._dtype, self.identity.length) if link.hears else None
+        except WireError:
+            link.spoilt_at = link.spoilt_at or self._serviced_at
+            raise
         if not link.accept(fields["round"], state, self.round, self._lag):
             raise WireError("a stale, early or replayed state")
+        link.spoilt_at, link.is_last = None, is_last
 
     # messages out
 
@@ -346,8 +388,11 @@ class Transport:
         if sending is Sending.SENT:
             link.outbox = None if link.outbox is message else link.outbox
             link.sent_at = self._serviced_at
-            self.counters.messages += 1
-            self.counters.wire_bytes += len(message[0]) + len(message[1])
+            for total in (self.counters, link.sent):
+                total.messages += 1
+                total.wire_bytes += len(message[0]) + len(message[1])
+                total.payload_bytes += len(message[1])
+                total.states += bool(len(message[1]))
         elif sending is Sending.FULL:
             link.outbox = message if must else link.outbox
         elif link.phase != JOINING:

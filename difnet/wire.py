@@ -23,6 +23,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "joined": {"epoch": int},
     "reject": {"what": str, "expected": str, "got": str},
     "state": {"epoch": int, "round": int},
+    "last": {"epoch": int, "round": int},
     "beat": {"phase": str, "age_ms": int},
     "bye": {"reason": str},
     "seen": {},

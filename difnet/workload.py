@@ -1,25 +1,31 @@
-"""What does an agent of this run compute? A RunConfig made into tensors and kernels; no sockets, no files."""
+"""What does an agent of this run compute? A RunConfig made into an algorithm, its tasks and a model."""
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from difnet import catalog, engine
+from difnet import catalog
 from difnet.algorithms import Algorithm, State
-from difnet.config import RunConfig
+from difnet.config import RunConfig, Server
 from difnet.errors import ConfigError, EnvironmentLacks
-from difnet.evaluate import evaluate
 from difnet.flat import FlatModel, flatten
-from difnet.meta import Batch, Tasks
+from difnet.meta import Batch, Loss, Tasks
+from difnet.rounds import Rounds
 from difnet.seeding import NETWORK, Purpose, generator
 from difnet.tasks import TaskFamily
+from difnet.topology import stars
 
 MOST_BLOCK, BLOCK_VALUES, MOST_MEASURED = 32, 2**18, 2**16
+OFFLINE_STEPS, OFFLINE_TRAINER = 2000, "dsgd"
+COMMON_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations")
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,12 @@ class Workload:
 
     config: RunConfig
     agents: int
+    hub: int | None  # the agent that serves, without tasks of its own; None: there is no server
     family: TaskFamily
+    unseen: TaskFamily  # the same family, with the samples per task that validation and test tasks have
     model: FlatModel
     algorithm: Algorithm
+    offline: Algorithm  # what each agent trains with alone, before the first iteration
     dtype: torch.dtype
     block: int  # adapt steps whose tasks are drawn together
 
@@ -52,6 +61,36 @@ class Workload:
         done = [self.model.signature(), c.dtype, c.mode, c.strategy, c.algorithm.model_dump(), c.task.model_dump()]
         return hashlib.sha256(json.dumps(done, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
+    @cached_property
+    def length(self) -> int:
+        """L, the number of values that travel: the model's, and those that are learnt beside it."""
+        return len(self.first_state(self.clients[0]).w)
+
+    @property
+    def clients(self) -> list[int]:
+        """The agents with tasks: all, or those on the rim of a served star."""
+        return [k for k in range(self.agents) if k != self.hub]
+
+    def client(self, k: int) -> int:
+        """Agent k's number among the agents with tasks, by which its tasks are drawn."""
+        return k - (self.hub is not None and k > self.hub)
+
+    def samples(self) -> dict[int, int]:
+        """How many samples each client holds; where a family does not tell, every client counts alike."""
+        count = getattr(self.family, "samples", lambda client: 1)
+        return {k: int(count(self.client(k))) for k in self.clients}
+
+    @property
+    def rounds(self) -> Rounds:
+        """Who takes part in which round, where there is a server."""
+        return Rounds(self.config.server, self.clients, self.samples(), self.config.seed)
+
+    @property
+    def offline_steps(self) -> int:
+        """Steps each agent trains alone before the first iteration; 0 for no offline start."""
+        asked = self.config.offline_steps
+        return asked if asked is not None else OFFLINE_STEPS if self.algorithm.offline else 0
+
     @property
     def measure_every(self) -> int:
         """Iterations between two measurements of the consensus error, for which every launch model travels once.
@@ -62,18 +101,43 @@ class Workload:
         return self.config.measure_every or max(1, default)
 
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
-        """The family's loss of the model with parameters w on a batch, a scalar."""
+        """The family's loss of the model with parameters w (M,) on a batch, a scalar."""
         return self.family.loss(self.model(w, batch[0]), batch[1])
 
+    def measure(self, w: Tensor, batch: Batch) -> Tensor:
+        """Loss, and accuracy where the family has one, of the model within w (L,): shape (1,) or (2,)."""
+        prediction = self.model(self.algorithm.model(w), batch[0])
+        figures = [self.family.loss(prediction, batch[1])]
+        if (accuracy := getattr(self.family, "accuracy", None)) is not None:
+            figures.append(accuracy(prediction, batch[1]).to(figures[0].dtype))
+        return torch.stack(figures)
+
     def draw(self, k: int | None, count: int, rng: np.random.Generator) -> Tasks:
-        """Tasks of the family in the run's dtype and on its device; integer targets stay integers."""
-        drawn = self.family.draw(k, count, rng)
+        """Tasks of agent k in the run's dtype and on its device; of the whole network's law, unseen ones, for None."""
+        drawn = self.unseen.draw(None, count, rng) if k is None else self.family.draw(self.client(k), count, rng)
+        return self._placed(drawn)
+
+    def validation_tasks(self) -> Tasks | Sequence[Tasks]:
+        """The tasks that a launch model is tested on in training: held-out clients where the family has any."""
+        return self._unseen("validation", self.config.eval_tasks, Purpose.VALIDATE)
+
+    def test_tasks(self) -> Tasks | Sequence[Tasks]:
+        """The tasks that are kept for the end: other tasks, other clients."""
+        return self._unseen("test", self.config.test_tasks, Purpose.TEST)
+
+    @property
+    def has_tests(self) -> bool:
+        """Whether anything is kept for the end: clients held out, or `test_tasks` of the network's law."""
+        return hasattr(self.unseen, "held_out") or self.config.test_tasks > 0
+
+    def _unseen(self, part: str, count: int, purpose: Purpose) -> Tasks | Sequence[Tasks]:
+        if (held_out := getattr(self.unseen, "held_out", None)) is not None:
+            return [self._placed(task) for task in held_out(part)]
+        return self.draw(None, count, generator(self.config.seed, purpose))
+
+    def _placed(self, drawn: Tasks) -> Tasks:
         (sx, sy), (qx, qy) = drawn
         return Tasks((self._place(sx), self._place(sy)), (self._place(qx), self._place(qy)))
-
-    def validation_tasks(self) -> Tasks:
-        """The tasks every agent is tested on."""
-        return self.draw(None, self.config.eval_tasks, generator(self.config.seed, Purpose.VALIDATE))
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
@@ -83,8 +147,8 @@ class Workload:
 class TaskStream:
     """Agent k's tasks for step 0, 1, 2, …, drawn a block at a time; the same whatever step one begins with."""
 
-    def __init__(self, workload: Workload, k: int) -> None:
-        self._workload, self._k, self._number = workload, k, -1
+    def __init__(self, workload: Workload, k: int, purpose: Purpose = Purpose.TRAIN) -> None:
+        self._workload, self._k, self._purpose, self._number = workload, k, purpose, -1
         self._block: list[Tasks] = []
 
     def __call__(self, step: int) -> Tasks:
@@ -97,7 +161,7 @@ class TaskStream:
     def block(self, number: int) -> list[Tensor]:
         """The support inputs and targets and query inputs and targets of one block: leading sizes (steps, tasks)."""
         size, per_step = self._workload.block, self._workload.config.tasks
-        rng = generator(self._workload.config.seed, Purpose.TRAIN, self._k, number)
+        rng = generator(self._workload.config.seed, self._purpose, self._workload.client(self._k), number)
         drawn = self._workload.draw(self._k, size * per_step, rng)
         return [t.unflatten(0, (size, per_step)) for batch in drawn for t in batch]
 
@@ -107,25 +171,15 @@ def steps_of(block: list[Tensor]) -> list[Tasks]:
     return [Tasks((sx, sy), (qx, qy)) for sx, sy, qx, qy in zip(*(t.unbind(0) for t in block), strict=True)]
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The compiled (or traced, or eager) functions of a run, for one agent."""
-
-    adapt: Callable[[State, Tasks], tuple[State, Tensor]]
-    evaluate: Callable[[Tensor, Tasks], Tensor]
-    engine: str
-    flops: int | None  # of one adapt
-
-
-def build(config: RunConfig, agents: int) -> Workload:
+def build(config: RunConfig, agents: int, hub: int | None = None) -> Workload:
     """The workload of a configuration.
 
+    Args: `hub`, the centre of a star, which serves if the algorithm lets it.
     Raises: ConfigError, if a plug-in is unknown, refuses its options or does not fit the others.
     """
     _check_device(config.device)
-    family = _make("tasks", config.task.name, config.task.options,
-                   agents=agents, shots=config.shots, queries=config.queries)  # fmt: skip
     dtype = getattr(torch, config.dtype)
+    family = _make_family(config, agents - (hub is not None))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = FlatModel(_build_model(config, family).to(config.device, dtype))
@@ -133,50 +187,58 @@ def build(config: RunConfig, agents: int) -> Workload:
     def loss(w: Tensor, batch: Batch) -> Tensor:
         return family.loss(model(w, batch[0]), batch[1])
 
-    algorithm = _make("algorithms", config.algorithm.name, config.algorithm.options, model, loss,
-                      inner_lr=config.inner_lr, inner_steps=config.inner_steps, order=config.order,
-                      outer_lr=config.outer_lr, optimizer=config.optimizer)  # fmt: skip
-    workload = Workload(config, agents, family, model, algorithm, dtype, 1)
+    algorithm = _make_algorithm(config, config.algorithm.name, config.algorithm.options, model, loss)
+    offline = _make_algorithm(config, OFFLINE_TRAINER, {}, model, loss, outer_lr=config.offline_lr, optimizer="adam")
+    server = _who_serves(config, algorithm, agents, hub)
+    if hub is not None and server is None:
+        family = _make_family(config, agents)  # the hub is an agent like the others, with tasks of its own
+    unseen = _make_family(config, agents - (server is not None), unseen=True)
+    workload = Workload(config, agents, server, family, unseen, model, algorithm, offline, dtype, 1)
+    workload.rounds.check()
     values = _check_family(workload)
-    return Workload(config, agents, family, model, algorithm, dtype, max(1, min(MOST_BLOCK, BLOCK_VALUES // values)))
+    return replace(workload, block=max(1, min(MOST_BLOCK, BLOCK_VALUES // values)))
 
 
-def compile_steps(workload: Workload, say: engine.Say) -> Steps:
-    """Trace and compile what one agent runs."""
-    adapt, adapt_inputs = flat_adapt(workload)
-    validation = workload.validation_tasks()
-
-    def test(inputs: list[Tensor]) -> list[Tensor]:
-        w, sx, sy, qx, qy = inputs
-        tasks = Tasks((sx, sy), (qx, qy))
-        return [evaluate(workload.loss, workload.algorithm.fit, w, tasks, steps=workload.config.eval_steps)]
-
-    test_inputs = [adapt_inputs[0], *validation.support, *validation.query]
-    kernels = engine.prepare(
-        {"the adapt step": (adapt, adapt_inputs), "the evaluation": (test, test_inputs)}, workload.config.engine, say
-    )
-    run_adapt, run_test = kernels["the adapt step"].run, kernels["the evaluation"].run
-
-    def adapt_step(state: State, tasks: Tasks) -> tuple[State, Tensor]:
-        phi, *slots, loss = run_adapt([state.w, *state.slots, *tasks.support, *tasks.query])
-        return State(state.w, phi, tuple(slots)), loss
-
-    def evaluation(w: Tensor, tasks: Tasks) -> Tensor:
-        return run_test([w, *tasks.support, *tasks.query])[0]
-
-    return Steps(adapt_step, evaluation, kernels["the adapt step"].engine, kernels["the adapt step"].flops)
+def _make_family(config: RunConfig, clients: int, unseen: bool = False) -> TaskFamily:
+    shots, queries = config.shots, config.queries
+    if unseen:
+        shots, queries = config.eval_shots or shots, config.eval_queries or queries
+    return _make("tasks", config.task.name, config.task.options, agents=clients, shots=shots, queries=queries)
 
 
-def flat_adapt(workload: Workload) -> tuple[engine.Function, list[Tensor]]:
-    """The algorithm's adapt as a function of a list of tensors [w, *slots, sx, sy, qx, qy] -> [phi, *slots, loss]."""
-    state, tasks = workload.first_state(0), TaskStream(workload, 0)(0)
+def _make_algorithm(
+    config: RunConfig, name: str, options: dict, model: FlatModel, loss: Loss, **otherwise: Any
+) -> Algorithm:
+    """An algorithm with those of the common words that its factory takes."""
+    taken = inspect.signature(catalog.load("algorithms", name)).parameters
+    words = {word: getattr(config, word) for word in COMMON_WORDS} | otherwise
+    return _make("algorithms", name, options, model, loss, **{n: v for n, v in words.items() if n in taken})
 
-    def adapt(inputs: list[Tensor]) -> list[Tensor]:
-        w, *slots, sx, sy, qx, qy = inputs
-        after, loss = workload.algorithm.adapt(State(w, w, tuple(slots)), Tasks((sx, sy), (qx, qy)))
-        return [after.phi, *after.slots, loss]
 
-    return adapt, [state.w, *state.slots, *tasks.support, *tasks.query]
+def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int | None) -> int | None:
+    """The hub, if it serves; the words that only a server understands are refused without one."""
+    name = config.algorithm.name
+    if algorithm.needs_hub and hub is None:
+        raise ConfigError(f"algorithm {name!r} sends gradients, so it needs a hub, and this network has none; try "
+                          f"--topology 'star_graph(n={max(2, agents - 1)})' or {' or '.join(stars())}")  # fmt: skip
+    if algorithm.everyone and (config.local_steps > 1 or config.strategy == "cta"):
+        raise ConfigError(f"algorithm {name!r} takes one step between two exchanges, and adapts before it combines; "
+                          f"leave --local-steps and --strategy cta away")  # fmt: skip
+    if algorithm.server is None or hub is None:
+        if config.server != Server():
+            why = f"algorithm {name!r} has no server step" if algorithm.server is None else "this network has no hub"
+            raise ConfigError(f"server.* is given, but {why}: nobody would serve; leave it away, or use --algorithm "
+                              f"fedavg on --topology star10")  # fmt: skip
+        return None
+    if config.mode == "async" or config.strategy == "cta":
+        what = "mode 'async'" if config.mode == "async" else "strategy 'cta'"
+        raise ConfigError(f"{what} has no meaning with a server: give server.deadline_s to go on without late clients")
+    if algorithm.needs_hub and config.local_steps > 1:
+        raise ConfigError(f"algorithm {name!r} sends a gradient, which takes one local step, got --local-steps "
+                          f"{config.local_steps}; try --tasks {config.tasks * config.local_steps}")  # fmt: skip
+    if algorithm.everyone and config.server != Server():
+        raise ConfigError(f"algorithm {name!r} needs every client in every round; leave server.* away")
+    return hub
 
 
 def _build_model(config: RunConfig, family: TaskFamily) -> torch.nn.Module:
@@ -208,14 +270,15 @@ def _check_family(workload: Workload) -> int:
     config = workload.config
     name = config.task.name
     try:
-        tasks = workload.draw(0, config.tasks, generator(config.seed, Purpose.TRAIN, 0))
+        k = workload.clients[0]
+        tasks = workload.draw(k, config.tasks, generator(config.seed, Purpose.TRAIN, 0))
         sizes = {t.shape[0] for batch in tasks for t in batch}
         if sizes != {config.tasks}:
             raise ConfigError(f"task {name!r}: draw(count={config.tasks}) returned leading sizes {sorted(sizes)}")
         x, y = tasks.support
-        loss = workload.loss(workload.first_launch_model(0), (x[0], y[0]))
+        loss = workload.loss(workload.first_launch_model(k), (x[0], y[0]))
         if loss.shape == ():
-            workload.algorithm.adapt(workload.first_state(0), tasks)
+            workload.algorithm.adapt(workload.first_state(k), tasks)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         model = config.model.name if config.model else workload.family.default_model
         raise ConfigError(f"task {name!r} and model {model!r} do not fit: {type(error).__name__}: {error}") from error

@@ -17,14 +17,15 @@ import difnet
 PACKAGE = Path(difnet.__file__).parent
 
 LAYERS = {
-    "maths": "errors flat seeding meta spectra mixing evaluate optimizers",
+    "maths": "errors flat seeding meta implicit backward spectra mixing federation evaluate scores distributions "
+             "optimizers channel",
     "engine": "lifetime engine machine",
     "plug-ins": "algorithms tasks models",
-    "descriptions": "catalog config events graphs topology workload",
+    "descriptions": "catalog config events graphs topology rounds workload steps",
     "wire": "wire links sockets transport registry",
-    "record": "energy gathering recorder",
-    "runtimes": "agent process simulator host launcher places",
-    "faces": "readable dashboard runs drawing plots report",
+    "record": "energy costs gathering summary recorder",
+    "runtimes": "agent hub offline scoring process simulator host launcher places",
+    "faces": "readable dashboard runs experiments drawing plots comparisons tables page report",
     "command line": "difnet cli __main__",
 }
 DOWN = {  # arrows against the rule, each with its reason; all are taken only when they are used

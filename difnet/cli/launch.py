@@ -16,8 +16,10 @@ from difnet.cli import screen, words
 def command(ready_made: str | None, **given: Any) -> int:
     """Run a network of agents, each an operating-system process, that learn one launch model together.
 
-    NAME is a ready-made run in launch/. What is not given keeps its [default]. Exit status: 0 done; 1 agents were lost
-    or the run diverged; 2 wrong usage; 3 the machine lacks something; 130 stopped by Ctrl-C, everything written.
+    NAME is a ready-made run in launch/. What is not given keeps its [default]. On a star, an algorithm such as
+    fedmeta or fedavg makes the hub a server and the others its clients. Exit status: 0 done; 1 agents were lost or the
+    run diverged; 2 wrong usage; 3 the machine lacks something; 4 done, but --target was not reached; 130 stopped by
+    Ctrl-C, everything written.
 
     \b
     Examples:
@@ -25,6 +27,8 @@ def command(ready_made: str | None, **given: Any) -> int:
       difnet launch --topology "cycle_graph(n=6)" --iterations 300 --json
       difnet launch paper6 --seed 1
       difnet launch --topology ring6 --set algorithm.inner=reptile --optimizer sgd --outer-lr 0.1
+      difnet launch --topology star10 --algorithm fedmeta --set algorithm.inner=meta-sgd --set server.clients=4
+      difnet launch --topology star10 --algorithm fedavg --task synthetic --target accuracy=0.6
     """
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
     config = words.read(given, ready_made)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 EXIT_STATUS = {"done": 0, "failed": 1, "SIGINT": 130, "SIGTERM": 143}
+TARGET_MISSED = 4
 FRAME_S = 0.5
 
 
@@ -32,6 +33,9 @@ def follow(run: Callable[[Any, Callable[[Any], None]], dict[str, Any]], words: d
         from difnet.dashboard import summary_table
 
         Console(highlight=False, emoji=False, markup=False).print(summary_table(summary))
+    if summary["state"] == "done" and summary["target"] and not summary["target"]["reached"]:
+        click.echo(f"difnet: the run ended without reaching {summary['target']['asked']}", err=True)
+        return TARGET_MISSED
     return EXIT_STATUS[summary["reason"] if summary["state"] == "stopped" else summary["state"]]
 
 

@@ -3,7 +3,7 @@
 One file is one family; its factory bears the file's name and takes (agents, shots, queries) and its own options.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,10 @@ from difnet.meta import Tasks
 
 
 class TaskFamily(Protocol):
-    """Tasks of every agent of a network."""
+    """Tasks of every agent of a network.
+
+    A family may also have `accuracy`, with the signature of `loss`: the share of samples predicted rightly.
+    """
 
     loss: Callable[[Tensor, Tensor], Tensor]  # (prediction, target) -> mean over the samples, ()
     default_model: str  # the model that is meant when none is named
@@ -23,5 +26,25 @@ class TaskFamily(Protocol):
 
         All randomness comes from `rng`. Support and query samples are drawn independently.
         Returns: tensors of leading size `count`.
+        """
+        ...
+
+
+class Federation(TaskFamily, Protocol):
+    """A family whose data belongs to clients: each is for training, for validation or for testing, never for two.
+
+    Training clients are dealt out to the agents; `draw(agent, …)` draws from that agent's clients alone.
+    """
+
+    accuracy: Callable[[Tensor, Tensor], Tensor]  # (prediction, target) -> share of samples predicted rightly, ()
+
+    def samples(self, agent: int) -> int:
+        """How many training samples an agent holds: its weight where answers are weighted by samples."""
+        ...
+
+    def held_out(self, part: str) -> Sequence[Tasks]:
+        """One task per client held out for "validation" or "test": all its data, support and query disjoint.
+
+        Tensors have no leading size: support (n, ...), query (m, ...), n and m differing from client to client.
         """
         ...

@@ -15,7 +15,8 @@ from difnet.errors import ConfigError
 from difnet.flat import FlatModel, flatten
 from difnet.meta import Tasks
 from difnet.optimizers import OPTIMIZERS
-from difnet.workload import TaskStream, build, flat_adapt
+from difnet.steps import flat_adapt
+from difnet.workload import TaskStream, build
 
 AGENTS = 4
 
@@ -28,8 +29,10 @@ def variants(name: str) -> list[dict]:
     return [{"inner": inner} for inner in sys.modules[factory.__module__].INNER]
 
 
-CASES = [(name, options, optimizer) for name in catalog.names("algorithms") for options in variants(name)
-         for optimizer in OPTIMIZERS]  # fmt: skip
+CASES = [
+    *((name, options, "adam") for name in catalog.names("algorithms") for options in variants(name)),
+    *(("dif-maml", {}, optimizer) for optimizer in OPTIMIZERS if optimizer != "adam"),
+]
 every_algorithm = pytest.mark.parametrize(
     "case", CASES, ids=[" ".join([name, *options.values(), optimizer]) for name, options, optimizer in CASES]
 )
@@ -37,11 +40,21 @@ every_family = pytest.mark.parametrize("name", catalog.names("tasks"))
 every_model = pytest.mark.parametrize("name", catalog.names("models"))
 
 
-def workload(case=("dif-maml", {}, "adam"), **settings):
+def workload(case=("dif-maml", {}, "adam"), hub=None, **settings):
     name, options, optimizer = case
     settings = {"algorithm": {"name": name, **options}, "optimizer": optimizer, "tasks": 2, "shots": 3, "queries": 4,
                 "inner_steps": 1, "dtype": "float64", "eval_tasks": 2} | settings  # fmt: skip
-    return build(config.load(settings=settings), AGENTS)
+    return build(config.load(settings=settings), AGENTS + (hub is not None), hub)
+
+
+def on_a_star(case):
+    """The last agent is the hub, so that clients have the numbers they have without one."""
+    return workload(case, hub=AGENTS)
+
+
+def begun(w) -> State:
+    """A state in the middle of a run: agent 0 has combined what is not its own model."""
+    return w.algorithm.combine(w.first_state(0), w.first_state(0).w * 1.1 + 0.01)
 
 
 def flat(state: State) -> list[torch.Tensor]:
@@ -70,36 +83,92 @@ def test_every_name_leads_to_a_factory_with_a_docstring(group, name):
 @every_algorithm
 def test_adapt_leaves_the_launch_model_alone(case):
     """It makes phi and nothing else; the state it was given can be used again."""
-    w = workload(case)
-    state, tasks = w.first_state(0), TaskStream(w, 0)(0)
+    w = on_a_star(case)
+    state, tasks = begun(w), TaskStream(w, 0)(0)
     before, drawn = [t.clone() for t in flat(state)], [t.clone() for batch in tasks for t in batch]
-    after, loss = w.algorithm.adapt(state, tasks)
+    after, _ = w.algorithm.adapt(state, tasks)
     assert equal(flat(state), before) and equal([t for batch in tasks for t in batch], drawn)
     assert torch.equal(after.w, state.w) and not torch.equal(after.phi, state.w)
-    assert after.phi.shape == state.w.shape == (w.model.size,) and after.phi.dtype == torch.float64
-    assert after.phi.isfinite().all() and loss.shape == () and loss.isfinite()
+    assert after.phi.shape == state.w.shape == (w.length,) and after.phi.dtype == torch.float64
+    assert after.phi.isfinite().all()
     assert [t.shape for t in after.slots] == [t.shape for t in state.slots]
 
 
 @every_algorithm
-def test_combine_sets_the_launch_model_and_nothing_else(case):
-    w = workload(case)
-    state, _ = w.algorithm.adapt(w.first_state(0), TaskStream(w, 0)(0))
+def test_adapt_reports_scalars_the_loss_first(case):
+    w = on_a_star(case)
+    _, info = w.algorithm.adapt(begun(w), TaskStream(w, 0)(0))
+    assert next(iter(info)) == "loss"
+    assert all(figure.shape == () and figure.isfinite() for figure in info.values())
+
+
+@every_algorithm
+def test_adapt_does_not_read_what_travelled_last(case):
+    """Kernels are handed w and the slots alone."""
+    w = on_a_star(case)
+    state, tasks = begun(w), TaskStream(w, 0)(0)
+    one, other = (w.algorithm.adapt(state._replace(phi=phi), tasks)[0] for phi in (state.w, state.w * float("nan")))
+    assert equal(flat(one), flat(other))
+
+
+@every_algorithm
+def test_combine_sets_the_launch_model_and_changes_nothing_in_place(case):
+    w = on_a_star(case)
+    state, _ = w.algorithm.adapt(begun(w), TaskStream(w, 0)(0))
     before, mixed = [t.clone() for t in flat(state)], torch.full_like(state.w, 0.25)
     after = w.algorithm.combine(state, mixed)
     assert torch.equal(after.w, mixed)
-    assert equal(flat(after)[1:], flat(state)[1:]) and equal(flat(state), before)
+    assert torch.equal(after.phi, state.phi) and [t.shape for t in after.slots] == [t.shape for t in state.slots]
+    assert equal(flat(state), before)
+
+
+@every_algorithm
+def test_a_model_is_fitted_without_what_is_learnt_beside_it_being_lost(case):
+    """No steps: no change; some: the same length, another model."""
+    w = on_a_star(case)
+    launch_model, tasks = begun(w).w, TaskStream(w, 0)(0)
+    support = tuple(t[0] for t in tasks.support)
+    assert torch.equal(w.algorithm.fit(launch_model, support, 0), launch_model)
+    fitted = w.algorithm.fit(launch_model, support, 2)
+    assert fitted.shape == (w.length,) and w.algorithm.model(fitted).shape == (w.model.size,)
+    assert not torch.equal(w.algorithm.model(fitted), w.algorithm.model(launch_model))
+
+
+@every_algorithm
+def test_a_server_steps_from_the_mean_and_changes_nothing_in_place(case):
+    """Or the algorithm has none; then it runs on any graph."""
+    w = on_a_star(case)
+    server = w.algorithm.server
+    if server is None:
+        assert not w.algorithm.needs_hub and w.hub is None
+        return
+    assert w.hub == AGENTS
+    state = server.init(w.first_state(0).w)
+    mean = torch.full_like(state.w, 0.25)
+    before = [t.clone() for t in flat(state)]
+    once = server.step(state, mean)
+    assert equal(flat(state), before) and once.w.shape == (w.length,) and once.w.isfinite().all()
+    assert not torch.equal(once.w, state.w) and equal(flat(server.step(state, mean)), flat(once))
+
+
+@every_algorithm
+def test_an_algorithm_that_needs_a_hub_is_refused_elsewhere_with_the_topologies_that_would_do(case):
+    if on_a_star(case).algorithm.needs_hub:
+        with pytest.raises(ConfigError, match=r"needs a hub.*star_graph\(n=3\).*star10"):
+            workload(case)
+    else:
+        assert workload(case).hub is None
 
 
 @every_algorithm
 def test_the_same_seed_gives_the_same_bits_and_nobody_elses_randomness_is_touched(case):
     def two_steps():
-        w = workload(case)
-        state, stream = w.first_state(1), TaskStream(w, 1)
+        w = on_a_star(case)
+        state, stream = begun(w), TaskStream(w, 1)
         for step in range(2):
-            state, loss = w.algorithm.adapt(state, stream(step))
+            state, info = w.algorithm.adapt(state, stream(step))
             state = w.algorithm.combine(state, state.phi)
-        return [*flat(state), loss]
+        return [*flat(state), *info.values()]
 
     torch.manual_seed(1)
     np.random.seed(1)
@@ -115,24 +184,41 @@ def test_the_same_seed_gives_the_same_bits_and_nobody_elses_randomness_is_touche
 @every_algorithm
 def test_a_trace_computes_what_the_code_says(case):
     """Agents run the trace: with other tasks, and further on, than it was made with."""
-    w = workload(case)
-    adapt, example = flat_adapt(w)
+    w = on_a_star(case)
+    adapt, example, names = flat_adapt(w, w.algorithm)
     traced = make_fx(lambda *inputs: adapt(list(inputs)))(*example)
-    state, stream = w.first_state(2), TaskStream(w, 2)
+    state, stream = begun(w), TaskStream(w, 2)
     for step in range(1, 3):
         tasks = stream(step)
         got = traced(state.w, *state.slots, *tasks.support, *tasks.query)
-        state, loss = w.algorithm.adapt(state, tasks)
-        for mine, theirs in zip(got, [state.phi, *state.slots, loss], strict=True):
+        state, info = w.algorithm.adapt(state, tasks)
+        assert names == [*info]
+        for mine, theirs in zip(got, [state.phi, *state.slots, *info.values()], strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
         state = w.algorithm.combine(state, state.phi)
 
 
+@every_algorithm
+def test_agents_together_compute_what_each_computes_alone(case):
+    """The batched simulator maps adapt over agents."""
+    w = on_a_star(case)
+    states = [begun(w)] * 3
+    drawn = [TaskStream(w, k)(0) for k in range(3)]
+    one = flat_adapt(w, w.algorithm)[0]
+    inputs = [[s.w, *s.slots, *tasks.support, *tasks.query] for s, tasks in zip(states, drawn, strict=True)]
+    stacked = [torch.stack(same) for same in zip(*inputs, strict=True)]
+    got = torch.func.vmap(lambda *inputs: tuple(one(list(inputs))))(*stacked)
+    for k, (state, tasks) in enumerate(zip(states, drawn, strict=True)):
+        after, info = w.algorithm.adapt(state, tasks)
+        for mine, theirs in zip(got, [after.phi, *after.slots, *info.values()], strict=True):
+            torch.testing.assert_close(mine[k], theirs, rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", catalog.names("algorithms"))
-def test_an_algorithm_is_three_functions_and_refuses_an_option_it_does_not_have(name):
-    assert isinstance(workload((name, {}, "sgd")).algorithm, Algorithm)
+def test_an_algorithm_is_a_few_functions_and_refuses_an_option_it_does_not_have(name):
+    assert isinstance(on_a_star((name, {}, "sgd")).algorithm, Algorithm)
     with pytest.raises(ConfigError, match=f"{name}.*no_such_option"):
-        workload((name, {"no_such_option": 1}, "sgd"))
+        on_a_star((name, {"no_such_option": 1}, "sgd"))
 
 
 # --- task families -------------------------------------------------------------------------------------------------
@@ -235,7 +321,7 @@ def test_a_model_fits_a_family_and_learns_from_it(name):
         tasks = TaskStream(w, 0)(0)
         state, before = w.algorithm.adapt(w.first_state(0), tasks)
         _, after = w.algorithm.adapt(w.algorithm.combine(state, state.phi), tasks)
-        assert after < before
+        assert after["loss"] < before["loss"]
 
 
 @every_model

@@ -24,8 +24,9 @@ from difnet.events import Finished
 from difnet.flat import FlatModel
 from difnet.meta import Tasks, maml
 from difnet.mixing import column, disagreement, mix_all, mixing_rate, perron, slots
-from difnet.simulator import Simulation, batched, exact, first_states, mixing_of
-from difnet.workload import TaskStream, Workload, build, compile_steps
+from difnet.simulator import Simulation, batched, exact, mixing_of, stacked
+from difnet.steps import compile_steps
+from difnet.workload import TaskStream, Workload, build
 
 # --- two runtimes, one recursion -----------------------------------------------------------------------------------
 
@@ -61,8 +62,9 @@ def run_agents(network, states, adapt, combine, tasks, *, iterations, local_step
 
         share = agent.sharing(k, column(network.A, k), exchange_of(k))
         try:
-            return agent.run(alone, combine, states[k], tasks(k), share, iterations=iterations, local_steps=local_steps,
-                             combine_first=strategy == "cta", observe=lambda i, state, loss: True)  # fmt: skip
+            return agent.run(alone, combine, states[k], tasks(k), share, iterations=range(iterations),
+                             local_steps=local_steps, combine_first=strategy == "cta",
+                             observe=lambda i, state, info: True)  # fmt: skip
         except BaseException:
             meeting.abort()
             raise
@@ -78,6 +80,8 @@ def run_agents(network, states, adapt, combine, tasks, *, iterations, local_step
 class Memory:
     """A recorder that writes nothing."""
 
+    target_reached = False
+
     def __init__(self):
         self.ended = {}
 
@@ -89,10 +93,10 @@ class Memory:
         pass
 
 
-def run_simulator(workload, steps, network, adapt, mixed):
-    """`Simulation.run`; returns for each agent what it ended with: w, then the optimiser's state."""
+def run_simulator(workload, steps, network, adapt):
+    """`Simulation.diffuse`; returns for each agent what it ended with: w, then the optimiser's state."""
     memory = Memory()
-    assert Simulation(workload, steps, network, memory, []).run(adapt, mixed) == "done"
+    assert Simulation(workload, steps, network, memory, []).diffuse(adapt) == "done"
     return [memory.ended[k] for k in range(network.agents)]
 
 
@@ -100,7 +104,7 @@ def agents_loop(network, W, adapt, **words) -> Tensor:
     """The network's launch models at the end, (K, M), for adapt(k, w, step) -> phi, by `agent.run`."""
     def adapt_of(k):
         def one(state, step):
-            return state._replace(phi=adapt(k, state.w, step)), torch.tensor(0.0)
+            return state._replace(phi=adapt(k, state.w, step)), {"loss": torch.tensor(0.0)}
 
         return one
 
@@ -119,9 +123,6 @@ class FromHere(Workload):
     def first_state(self, k):
         return State(self.W[k].clone(), self.W[k].clone(), ())
 
-    def validation_tasks(self):
-        return None
-
 
 def simulated(network, W, adapt, *, iterations, local_steps=1, strategy="diffusion") -> Tensor:
     """The same by the simulator."""
@@ -129,14 +130,14 @@ def simulated(network, W, adapt, *, iterations, local_steps=1, strategy="diffusi
                          eval_steps=(1,), dtype="float64")  # fmt: skip
     size = SimpleNamespace(size=W.shape[1])
     algorithm = SimpleNamespace(combine=lambda state, mixed: state._replace(w=mixed))
-    workload = FromHere(c, network.agents, SimpleNamespace(), size, algorithm, W.dtype, 1, W.clone())
-    steps = SimpleNamespace(evaluate=lambda w, tasks: torch.zeros(2))
+    workload = FromHere(c, network.agents, None, None, None, size, algorithm, None, W.dtype, 1, W.clone())
+    steps = SimpleNamespace(evaluate=lambda w: torch.zeros(2, 1), alone=None)
 
-    def all_agents(state, step):
+    def all_agents(state, step, rows):
         phi = torch.stack([adapt(k, w, step) for k, w in enumerate(state.w)])
-        return state._replace(phi=phi), torch.zeros(network.agents)
+        return state._replace(phi=phi), {"loss": torch.zeros(network.agents)}
 
-    ended = run_simulator(workload, steps, network, all_agents, mixing_of(c, network))
+    ended = run_simulator(workload, steps, network, all_agents)
     return torch.stack([torch.from_numpy(tensors[0]) for tensors in ended])
 
 
@@ -313,8 +314,7 @@ def test_one_agent_is_plain_maml_bit_for_bit(optimizer):
     workload = sinusoids(agents=1, optimizer=optimizer)
     steps, state, stream = compile_steps(workload, print), workload.first_state(0), TaskStream(workload, 0)
     (ended,) = by_agents(workload, steps, topology.load("complete_graph(n=1)"))
-    (told,) = run_simulator(workload, steps, topology.load("complete_graph(n=1)"), exact(workload, steps),
-                            mixing_of(workload.config, topology.load("complete_graph(n=1)")))  # fmt: skip
+    (told,) = run_simulator(workload, steps, topology.load("complete_graph(n=1)"), exact(workload, steps))
     for step in range(workload.config.iterations):
         state, _ = steps.adapt(state, stream(step))
         state = state._replace(w=state.phi)
@@ -328,8 +328,8 @@ def test_agents_that_hear_nobody_are_as_many_single_ones_bit_for_bit():
     together = by_agents(workload, steps, of(workload.config))
     for k in range(6):
         alone = agent.run(steps.adapt, workload.algorithm.combine, workload.first_state(k), TaskStream(workload, k),
-                          lambda i, phi: phi, iterations=6, local_steps=1, combine_first=False,
-                          observe=lambda i, state, loss: True)  # fmt: skip
+                          lambda i, phi: phi, iterations=range(6), local_steps=1, combine_first=False,
+                          observe=lambda i, state, info: True)  # fmt: skip
         assert torch.equal(together[k].w, alone.w)
     assert disagreement([s.w.numpy() for s in together]) > 1e-3
 
@@ -353,7 +353,7 @@ def test_all_hearing_all_with_sgd_and_a_common_start_is_centralised_maml(runtime
         steps, network = compile_steps(workload, print), of(workload.config)
         if runtime == "agents":
             return workload, torch.stack([s.w for s in by_agents(workload, steps, network)])
-        told = run_simulator(workload, steps, network, exact(workload, steps), mixing_of(workload.config, network))
+        told = run_simulator(workload, steps, network, exact(workload, steps))
         return workload, torch.from_numpy(np.stack([tensors[0] for tensors in told]))
 
     workload, W = final("sgd")
@@ -375,7 +375,7 @@ def test_combining_first_is_the_same_orbit_seen_before_combining(runtime):
     def adapt(k, w, step):
         return workload.algorithm.adapt(workload.algorithm.init(w), streams[k][step])[0].phi
 
-    V = first_states(workload).w
+    V = stacked(states_of(workload)).w
     rows = slots(network.A)
     U = torch.from_numpy(mix_all(rows, V.numpy()))
     atc = runtime(network, U, adapt, iterations=5)
@@ -395,7 +395,7 @@ def test_local_steps_are_as_many_adapts_between_two_exchanges(runtime, strategy)
     def adapt(k, w, step):
         return workload.algorithm.adapt(workload.algorithm.init(w), streams[k][step])[0].phi
 
-    W = V = first_states(workload).w
+    W = V = stacked(states_of(workload)).w
     for i in range(4):
         if strategy == "cta":
             W = torch.from_numpy(mix_all(rows, W.numpy()))
@@ -417,7 +417,7 @@ def test_the_exact_simulator_ends_in_the_bits_of_the_agents(settings):
     steps = compile_steps(workload, print)
     assert steps.engine == "traced"
     states = by_agents(workload, steps, network)
-    told = run_simulator(workload, steps, network, exact(workload, steps), mixing_of(workload.config, network))
+    told = run_simulator(workload, steps, network, exact(workload, steps))
     for state, tensors in zip(states, told, strict=True):
         for mine, other in zip((state.w, *state.slots), tensors, strict=True):
             assert np.array_equal(mine.reshape(-1).numpy(), other)
@@ -428,9 +428,9 @@ def test_the_batched_simulator_differs_in_the_last_bits_alone(dtype, tolerance, 
     """Also where the last block of agents overlaps the one before."""
     monkeypatch.setattr(simulator, "MOST_TOGETHER", together)
     workload, network = sinusoids(dtype=dtype, optimizer="adam"), topology.load("paper6")
-    steps, mixed = compile_steps(workload, print), mixing_of(workload.config, network)
-    one = run_simulator(workload, steps, network, exact(workload, steps), mixed)
-    other = run_simulator(workload, steps, network, batched(workload, print), mixed)
+    steps = compile_steps(workload, print)
+    one = run_simulator(workload, steps, network, exact(workload, steps))
+    other = run_simulator(workload, steps, network, batched(workload, print))
     for mine, theirs in zip(one, other, strict=True):
         for exactly, nearly in zip(mine, theirs, strict=True):
             assert apart(nearly, exactly) < tolerance
@@ -468,9 +468,9 @@ def test_the_disagreement_stays_below_theorem_1_and_falls_with_the_square_of_the
         workload = sinusoids(optimizer="sgd", outer_lr=mu, iterations=iterations, tasks=3, shots=10,
                              queries=10)  # fmt: skip
         adapt, mixed = batched(workload, print), mixing_of(workload.config, network)
-        state, heat, disagreements = first_states(workload), 0.0, []
+        state, heat, disagreements = stacked(states_of(workload)), 0.0, []
         for i in range(iterations):
-            state, _ = adapt(state, i)
+            state, _ = adapt(state, i, range(6))
             heat = max(heat, float(((state.w - state.phi) / mu).square().sum(1).mean()))
             state = State(mixed(i, state.phi), state.phi, ())
             disagreements.append(disagreement(state.w.numpy()))

@@ -1,4 +1,6 @@
-"""Outer optimisers against torch.optim, fifty steps long."""
+"""Outer optimisers against torch.optim, fifty steps long; Yogi, which is not there, against the paper's lines."""
+
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -6,13 +8,35 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from difnet.optimizers import OPTIMIZERS, Optimizer, adam, momentum, sgd
+from difnet.optimizers import OPTIMIZERS, Optimizer, adagrad, adam, clipped, momentum, sgd, yogi
 
 STEPS, M = 50, 17
+
+
+class PlainYogi:
+    """FedYogi of Reddi et al. 2021, Algorithm 2, number after number: v goes up or down by (1 - beta2) of g^2."""
+
+    def __init__(self, parameters, lr, beta1=0.9, beta2=0.99, tau=1e-3):
+        (self.w,), self.lr, self.betas, self.tau = parameters, lr, (beta1, beta2), tau
+        self.m, self.v = [0.0] * M, [tau * tau] * M
+
+    def step(self):
+        beta1, beta2 = self.betas
+        after = []
+        for n, (w, g) in enumerate(zip(self.w.tolist(), self.w.grad.tolist(), strict=True)):
+            square, change = g**2, (1 - beta2) * g**2
+            self.m[n] = beta1 * self.m[n] + (1 - beta1) * g
+            self.v[n] += change if square > self.v[n] else -change if square < self.v[n] else 0.0
+            after.append(w - self.lr * self.m[n] / (sqrt(self.v[n]) + self.tau))
+        self.w.data = torch.tensor(after, dtype=self.w.dtype)
+
+
 THEIRS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.01),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    "yogi": lambda parameters: PlainYogi(parameters, lr=0.01),
+    "adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.01, initial_accumulator_value=1e-6, eps=1e-3),
 }
 
 
@@ -57,7 +81,9 @@ def test_sgd_is_one_multiplication_and_one_subtraction():
 @pytest.mark.parametrize(("optimizer", "make"), [
     (momentum(0.5), lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.5)),
     (adam(0.8, 0.95, 1e-4), lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.95), eps=1e-4)),
-], ids=["momentum", "adam"])  # fmt: skip
+    (yogi(0.8, 0.95, 1e-2), lambda p: PlainYogi(p, lr=0.01, beta1=0.8, beta2=0.95, tau=1e-2)),
+    (adagrad(1e-2), lambda p: torch.optim.Adagrad(p, lr=0.01, initial_accumulator_value=1e-4, eps=1e-2)),
+], ids=["momentum", "adam", "yogi", "adagrad"])  # fmt: skip
 def test_their_constants_mean_what_they_mean_in_torch(optimizer, make):
     assert (ours(optimizer, gradients()) - theirs(make, gradients())).abs().max() < 1e-12
 
@@ -102,3 +128,35 @@ def test_a_trace_counts_the_steps_of_adam():
         state = traced(*state, g)
         path.append(state[0])
     assert (torch.stack(path) - ours(adam(), gradients())).abs().max() < 1e-14
+
+
+def test_yogis_second_moment_falls_slowly_after_a_great_gradient_where_adams_forgets():
+    """From v = 100: after a zero gradient Yogi's stays, after a small one it falls by (1 - beta2) g^2."""
+    w, zero = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    slots = (zero, torch.full_like(w, 100.0))
+    _, (_, after_zero) = yogi().step(w, slots, zero, 0.1)
+    _, (_, after_one) = yogi().step(w, slots, torch.ones_like(w), 0.1)
+    assert after_zero == 100.0 and abs(after_one - 99.99) < 1e-12
+
+
+# --- clipping ------------------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_is_too_long_is_shortened_and_keeps_its_direction():
+    g = torch.tensor([3.0, -4.0, 12.0], dtype=torch.float64)  # of length 13
+    torch.testing.assert_close(clipped(g, 6.5), g / 2, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("norm", [13.0, 1e9, None])
+def test_a_gradient_that_is_short_enough_keeps_its_bits(norm):
+    for g in (torch.tensor([3.0, -4.0, 12.0], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)):
+        assert torch.equal(clipped(g, norm), g)
+
+
+def test_clipping_can_be_traced_and_mapped():
+    """The choice between long and short is in the trace, whichever it was made with."""
+    long, short = torch.tensor([3.0, 4.0], dtype=torch.float64), torch.tensor([0.3, 0.4], dtype=torch.float64)
+    traced = make_fx(lambda g: clipped(g, 1.0))(short)
+    both = torch.func.vmap(lambda g: clipped(g, 1.0))(torch.stack([long, short]))
+    for got in (torch.stack([traced(long), traced(short)]), both):
+        torch.testing.assert_close(got, torch.stack([long / 5, short]), rtol=1e-15, atol=0)
