@@ -129,14 +129,20 @@ def bare(agents: int, iterations: int) -> dict[str, Any]:
 
 
 def launched(agents: int, iterations: int, *more: str) -> dict[str, Any]:
-    """The summary of `difnet launch` on a ring; `cpu_s_per_agent_round` without what an agent's start takes."""
+    """The summary of `difnet launch` on a ring, or where `more` says otherwise.
+
+    `cpu_s_per_agent_round`, and `cpu_s_per_round` of each agent, are without what an agent's start takes.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as runs:
         words = ["--topology", f"cycle_graph(n={agents})", "--iterations", iterations, "--seed", SEED]
         summary = command(["-m", "difnet", "launch", *words, "--runs", runs, "--json", "--quiet", *more], 600)
         used = list(_progress(Path(summary["folder"])))
-    rounds = sum(last["iteration"] - first["iteration"] for first, last in used)
-    cpu_s = sum(last["cpu_s"] - first["cpu_s"] for first, last in used)
-    return summary | {"cpu_s_per_agent_round": cpu_s / rounds if rounds else summary["cpu_s_per_agent_round"]}
+    rounds = [last["iteration"] - first["iteration"] for first, last in used]
+    cpu_s = [last["cpu_s"] - first["cpu_s"] for first, last in used]
+    return summary | {
+        "cpu_s_per_agent_round": sum(cpu_s) / sum(rounds) if sum(rounds) else summary["cpu_s_per_agent_round"],
+        "cpu_s_per_round": [spent / max(done, 1) for spent, done in zip(cpu_s, rounds, strict=True)],
+    }
 
 
 def _progress(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

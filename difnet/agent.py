@@ -30,7 +30,7 @@ def sharing(k: int, weights: Mapping[int, float], exchange: Exchange) -> Share:
 
 def owned(values: np.ndarray) -> Tensor:
     """An array as a tensor in memory aligned as torch aligns it, so that kernels give equal bits everywhere."""
-    return torch.from_numpy(values).clone()
+    return torch.tensor(values)
 
 
 def run(

@@ -9,10 +9,11 @@ import numpy as np
 from difnet.costs import Target, to_reach
 from difnet.distributions import bandwidth, cdf, density
 from difnet.errors import RunFolderError
+from difnet.events import LOCAL_AVERAGE
 from difnet.experiments import Experiments, grouped, scores, spent, steps_tested, target_text
 from difnet.plots import COLOURS, INK, PALE, figure_of, finish, new_figure
 from difnet.readable import bytes_text, steps_text, time_text
-from difnet.runs import LOCAL_AVERAGE, Run
+from difnet.runs import Run
 from difnet.tables import flops_text, joules_text, qualities
 
 if TYPE_CHECKING:

@@ -168,7 +168,8 @@ def load(
         _assign(values, key, value)
     for key, value in (flags or {}).items():
         _assign(values, f"{key}.name" if key in named else key, value)
-    _read_paper_name(values)
+    said = {**(settings or {}), **(flags or {})}
+    _read_paper_name(values, said if "algorithm" in said else values)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -218,10 +219,11 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _read_paper_name(values: dict[str, Any]) -> None:
+def _read_paper_name(values: dict[str, Any], explicit: Mapping[str, Any]) -> None:
     """The name iMAML-X-Y, as Meta-Backward's section V writes it: iMAML with X global iterations of Y local ones.
 
-    Raises: ConfigError, if the iterations are also given, and otherwise.
+    Args: `explicit`, what was said beside the name, and not in a file that the name replaces a word of.
+    Raises: ConfigError, if the iterations are said too, and otherwise.
     """
     given = values.get("algorithm")
     name = given.get("name") if isinstance(given, Mapping) else given
@@ -230,9 +232,10 @@ def _read_paper_name(values: dict[str, Any]) -> None:
         return
     values["algorithm"] = {**given, "name": "imaml"} if isinstance(given, Mapping) else "imaml"
     for field, count in zip(("iterations", "inner_steps"), map(int, named.groups()), strict=True):
-        if values.setdefault(field, count) != count:
-            raise ConfigError(f"algorithm {name!r} means {field} = {count}, but {field} = {values[field]} is given "
+        if explicit.get(field, count) != count:
+            raise ConfigError(f"algorithm {name!r} means {field} = {count}, but {field} = {explicit[field]} is given "
                               f"too; leave one of them away")  # fmt: skip
+        values[field] = count
 
 
 def _explain(error: ValidationError) -> list[str]:

@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from difnet.events import (
@@ -23,18 +22,15 @@ from difnet.events import (
     Ready,
     RunEnded,
     RunStarted,
+    Tested,
     Validated,
 )
-from difnet.readable import BARS, bytes_text, energy_text, figure, log_chart, promised, sparkline, steps_text, time_text
+from difnet.plain import BAD, GOOD, WARNING, plain_line, printable
+from difnet.readable import BARS, bytes_text, figure, log_chart, promised, sparkline, steps_text, time_text
 
 NOTES_KEPT = 50
 WIDE = 116  # columns from which the losses stand beside the curve
 NEAR_TO_FAR = ("#3b6fb6", "#5b9bd5", "#8fc1e3", "#b8bcc2", "#e6c07b", "#e5983c", "#d66a1f", "#b84a00")
-GOOD, WARNING, BAD = "#56b4e9", "bold yellow", "bold red"
-
-
-def _printable(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 # Events -> View
@@ -49,11 +45,16 @@ class View(NamedTuple):
     validated: Validated | None = None
     history: tuple[Validated, ...] = ()  # without the distances: only the latest are shown
     measured: Measured | None = None
-    curve: tuple[tuple[float, float], ...] = ()  # (iteration, consensus error) where it is above zero
+    curve: tuple[tuple[float, float], ...] = ()  # (iteration, consensus error, or with a server loss) above zero
     bereft: frozenset[int] = frozenset()  # agents that go on without a neighbour
     lost: frozenset[int] = frozenset()  # agents whose process is gone
     notes: tuple[tuple[str, str], ...] = ()  # (style, text), the newest last
     ended: RunEnded | None = None
+
+    @property
+    def server(self) -> int | None:
+        """The hub that serves, if one does: then all agents hold its model, and there is no consensus to watch."""
+        return self.ready.server if self.ready else None
 
 
 def update(view: View, event: Event) -> View:
@@ -72,7 +73,8 @@ def update(view: View, event: Event) -> View:
         case Pulse():
             return view._replace(pulse=event)
         case Measured():
-            point = ((float(event.iteration), event.disagreement),) if event.disagreement else ()
+            height = event.disagreement if view.server is None else _last_loss(event)
+            point = ((float(event.iteration), height),) if height else ()
             view = view._replace(measured=event, curve=view.curve + point)
             if isinstance(event, Validated):
                 view = view._replace(validated=event, history=(*view.history, replace(event, distances={})))
@@ -81,54 +83,20 @@ def update(view: View, event: Event) -> View:
             return _note(view._replace(bereft=view.bereft | {event.agent}), WARNING, event)
         case AgentLost():
             return _note(view._replace(lost=view.lost | {event.agent}), BAD, event)
+        case Tested():
+            return _note(view, "", event)
         case RunEnded():
             return _note(view._replace(ended=event), "bold" if event.state == "done" else BAD, event)
     return view
 
 
+def _last_loss(event: Measured) -> float | None:
+    """The loss after the most inner steps, of a measurement at which it was validated."""
+    return [*event.after.values()][-1]["mean"] if isinstance(event, Validated) and event.after else None
+
+
 def _note(view: View, style: str, event: Event) -> View:
     return view._replace(notes=(*view.notes, (style, plain_line(event) or ""))[-NOTES_KEPT:])
-
-
-def plain_line(event: Event) -> str | None:
-    """One plain line about an event, for pipes and logs; None where there is nothing to say.
-
-    Of the pulses, which come every second, one in ten is worth a line.
-
-    >>> plain_line(NeighbourLost(7, 8, 312, 311, "silent for 3.0 s"))
-    'agent 7 goes on without 8: silent for 3.0 s'
-    """
-    match event:
-        case RunStarted():
-            line = (
-                f"{event.run}: {event.agents} agents on {event.topology} ({event.edges} edges, mixing rate "
-                f"{figure(event.mixing_rate)}), {event.strategy} {event.algorithm} on {event.task}, "
-                f"{event.iterations} iterations"
-            )
-        case Note():
-            line = event.text
-        case Ready():
-            line = f"ready after {time_text(event.seconds)}: {event.parameters} parameters, engine {event.engine}"
-        case Pulse() if event.seconds % 10 < 1:
-            loss = "" if event.training_loss is None else f"training loss {figure(event.training_loss)}, "
-            line = f"iteration {event.iteration}: {loss}{figure(event.rounds_per_s)} rounds/s, {event.alive} agents"
-        case Validated():
-            after = ", ".join(f"{figure(s.get('mean'))} {steps_text(n)}" for n, s in event.after.items())
-            line = (
-                f"iteration {event.iteration}: loss {figure(event.before.get('mean'))} before, {after}; "
-                f"consensus error {figure(event.disagreement)}"
-            )
-        case NeighbourLost():
-            line = f"agent {event.agent} goes on without {event.neighbour}: {event.reason}"
-        case AgentLost():
-            last = event.log_tail.strip().rpartition("\n")[2]
-            line = f"agent {event.agent} lost at iteration {event.iteration}: {event.status}{last and '; ' + last}"
-        case RunEnded():
-            reason = event.summary.get("reason")
-            line = f"{event.state} after {time_text(event.summary.get('seconds'))}{f': {reason}' if reason else ''}"
-        case _:
-            return None
-    return _printable(line)
 
 
 # View -> screen
@@ -139,7 +107,7 @@ def render(view: View, width: int, height: int) -> RenderableType:
     head = [_title(view), _progress(view, width)]
     agents = _agents(view, width, max(2, height // 7))
     figures = [*_losses(view, width), _rule("network", width), *_counters(view, width)]
-    theory = [Text(f"  {line}", "dim") for line in theory_lines(view.started)]
+    theory = [Text(f"  {line}", "dim") for line in theory_lines(view.started, view.server)]
     if width >= WIDE:
         side = width * 2 // 5
         figures = [*_losses(view, side), Text(), _rule("network", side), *_counters(view, side)]
@@ -161,9 +129,10 @@ def render(view: View, width: int, height: int) -> RenderableType:
 def _title(view: View) -> Text:
     if not (s := view.started):
         return Text("difnet: waiting for the run to start", "bold")
+    how = s.strategy if view.server is None else "server and clients,"
     return Text.assemble(
-        (_printable(s.run), "bold"), "  ",
-        _printable(f"{s.topology} · {s.agents} agents · {s.strategy} {s.algorithm} · {s.task}"),
+        (printable(s.run), "bold"), "  ",
+        printable(f"{s.topology} · {s.agents} agents · {how} {s.algorithm} · {s.task}"),
     )  # fmt: skip
 
 
@@ -193,8 +162,10 @@ def _rule(title: str, width: int, right: str = "") -> Text:
     return Text.assemble((title, "bold"), (" " + "─" * max(width - len(title) - len(right) - 2, 0) + " ", "dim"), right)
 
 
-def theory_lines(started: RunStarted | None) -> list[str]:
+def theory_lines(started: RunStarted | None, server: int | None = None) -> list[str]:
     """What Theorem 1 of the Dif-MAML paper promises for this network, in at most two lines."""
+    if server is not None:
+        return [f"agent {server} serves: after each round its model is everybody's, so there is no consensus to reach"]
     if started is None or started.mixing_rate is None:
         return []
     rate = started.mixing_rate
@@ -212,14 +183,18 @@ def theory_lines(started: RunStarted | None) -> list[str]:
 def _consensus(view: View, width: int, height: int) -> list[Text]:
     """Heading, curve and axis: `height` lines."""
     curve, now = view.curve, view.measured
-    heading = _rule("consensus error", width, f"mean ‖w_k − centroid‖² {figure(now.disagreement)}" if now else "")
+    if view.server is None:
+        heading = _rule("consensus error", width, f"mean ‖w_k − centroid‖² {figure(now.disagreement)}" if now else "")
+    else:
+        steps = steps_text([*view.validated.after][-1]) if view.validated else ""
+        heading = _rule("validation loss", width, f"{steps} {figure(curve[-1][1])}" if curve else "")
     if height < 4:
         return [heading]
     if not curve:
         waiting = "  all agents are still the same" if now else "  not measured yet"
         return [heading, Text(waiting, "dim"), *(Text() for _ in range(height - 2))]
     total = float(view.started.iterations if view.started else curve[-1][0])
-    rate = view.started.mixing_rate if view.started else None
+    rate = view.started.mixing_rate if view.started and view.server is None else None
     return [heading, *log_chart(curve, promised(curve, rate), max(total, curve[-1][0], 1), width, height - 1, GOOD)]
 
 
@@ -234,6 +209,9 @@ def _losses(view: View, width: int) -> list[Text]:
         means = [of(e).get("mean") for e in view.history]
         line = Text(f"  {label:<{name - 2}}{figure(of(v).get('mean')):>9} {figure(of(v).get('worst')):>9}  ")
         lines.append(line.append(sparkline(means, min(width - name - 22, 60)), GOOD))
+    if v.accuracy:
+        rising = " → ".join(f"{a['mean']:.1%}" for a in v.accuracy.values())
+        lines.append(Text(f"  accuracy before, {', '.join(v.after)} steps: {rising}"))
     return lines
 
 
@@ -274,8 +252,10 @@ def _agents(view: View, width: int, rows: int) -> list[Text]:
         group = range(first, min(first + share, count))
         lines[-1].append(f"{first:>{label}}" if wide > 2 else "", "dim")
         lines[-1].append_text(_cell(view, group, distances, middle)).append(" " if wide > 1 else "")
+    told = ([(BARS[i], NEAR_TO_FAR[i]) for i in range(8)] + [(" 1/10…10 × median distance²  ", "dim")]
+            if view.server is None else [("◆", GOOD), (" hub ", "dim"), ("●", GOOD), (" client  ", "dim")])  # fmt: skip
     legend = Text.assemble(
-        *((BARS[i], NEAR_TO_FAR[i]) for i in range(8)), (" 1/10…10 × median distance²  ", "dim"),
+        *told,
         ("!", WARNING), (" lost a neighbour ", "dim"), ("x", BAD), (" lost", "dim"),
     )  # fmt: skip
     name = "agents" if share == 1 else f"agents, {share} to a cell"
@@ -289,6 +269,8 @@ def _cell(view: View, agents: Iterable[int], distances: Mapping[int, float], mid
         return Text("x", BAD)
     if view.bereft.intersection(agents):
         return Text("!", WARNING)
+    if view.server is not None:
+        return Text("◆" if view.server in agents else "●", GOOD)
     known = [d for k in agents if (d := distances.get(k)) is not None and math.isfinite(d)]
     if not known:
         return Text("·", "dim")
@@ -310,44 +292,3 @@ def _beside(left: Sequence[Text], right: Sequence[Text], width: int) -> list[Tex
         line.truncate(width, overflow="ellipsis", pad=True)
         lines.append(line.append("  ").append_text(right[i] if i < len(right) else Text()))
     return lines
-
-
-# The end
-
-
-def summary_table(summary: Mapping[str, Any]) -> RenderableType:
-    """The table a command ends with: what the run reached, what it cost, and what to try next."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for name, value in _summary_rows(summary):
-        table.add_row(name, Text(_printable(value)))
-    state = str(summary.get("state", "unknown"))
-    name = _printable(str(summary.get("run", "")))
-    heading = Text.assemble((state, "bold green" if state == "done" else BAD), "  ", (name, "bold"))
-    folder = _printable(str(summary.get("folder") or summary.get("run") or "latest"))
-    tries = [f"difnet report {folder}", f"difnet watch {folder}", f"difnet compare {folder} OTHER"]
-    return Group(heading, table, Text("Next:", "dim"), *(Text(f"  {line}", GOOD, no_wrap=True) for line in tries))
-
-
-def _summary_rows(summary: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    def statistics(values: Any) -> str:
-        if not isinstance(values, Mapping):
-            return figure(values)
-        return ", ".join(f"{name} {figure(values.get(name))}" for name in ("mean", "median", "worst"))
-
-    for measure in ("loss", "accuracy"):
-        if values := summary.get(measure):
-            yield f"{measure} before adaptation", statistics(values.get("before"))
-            for steps, after in (values.get("after") or {}).items():
-                yield f"{measure} {steps_text(steps)}", statistics(after)
-    yield "consensus error", figure(summary.get("consensus_error"))
-    sent = summary.get("bytes") or {}
-    yield "sent", f"{bytes_text(sent.get('payload'))} payload, {bytes_text(sent.get('wire'))} on the wire"
-    rounds, speed = summary.get("iterations"), figure(summary.get("rounds_per_s"))
-    yield "time", f"{time_text(summary.get('seconds'))} for {rounds} iterations, {speed} rounds/s"
-    yield "memory", f"{figure(summary.get('pss_mb_per_agent'))} MB per agent (PSS)"
-    yield "energy", energy_text(summary.get("energy"))
-    lost = summary.get("lost_agents") or []
-    yield "lost agents", "none" if not lost else ", ".join(map(str, lost)) if isinstance(lost, list) else str(lost)
-    yield "folder", str(summary.get("folder") or "unknown")

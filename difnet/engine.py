@@ -232,9 +232,9 @@ def _wait(children: list[Pending], say: Say) -> None:
 
 def _finish(pending: Pending, engine: str, say: Say) -> Kernel:
     name, function, example, graph, folder, _ = pending
+    flops = _count_flops(function if graph is None else lambda inputs: list(graph(*inputs)), example)
     if graph is None:
-        return Kernel(function, "eager", None)
-    flops = _count_flops(graph, example)
+        return Kernel(function, "eager", flops)
     if folder is not None:
         try:
             run, error = load_checked(folder, graph, example)
@@ -276,10 +276,10 @@ def load_checked(folder: Path, graph: torch.fx.GraphModule, example: list[Tensor
     return runner.run, float(about["error_to_eager"])
 
 
-def _count_flops(graph: torch.fx.GraphModule, example: list[Tensor]) -> int | None:
+def _count_flops(function: Function, example: list[Tensor]) -> int | None:
     """Floating-point operations of one call: a multiply-add counts as two, element-wise operations as none."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        graph(*example)
+        function(list(example))
     return counter.get_total_flops() or None

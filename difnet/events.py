@@ -9,6 +9,7 @@ from typing import Any
 
 Statistics = dict[str, float]  # over agents: "mean", "median", "worst"
 Amount = float | int | None  # unknown is None
+LAUNCH_MODEL, LOCAL_AVERAGE = "launch model", "average of the local models"  # what is tested when a run is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ class Validated(Measured):
 class Tested(Event):
     """A model was scored, once, on tasks or clients that had no part in training; the rows are in test.csv."""
 
-    model: str  # "launch model" | "average of the local models"
+    model: str  # LAUNCH_MODEL | LOCAL_AVERAGE
     iteration: int  # after which it was taken
     tasks: int
     loss: dict[str, dict[str, Amount]]  # inner steps, "0" first -> scores over tasks

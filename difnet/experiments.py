@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from difnet.costs import Target
+from difnet.events import LAUNCH_MODEL
 from difnet.readable import figure, steps_text
-from difnet.runs import LAUNCH_MODEL, Run, Score, flatten
+from difnet.runs import Run, Score, flatten
 
 INCIDENTAL = ("seed", "name", "runs")  # config fields in which repetitions of one experiment may differ
 Experiments = dict[str, list[Run]]

@@ -47,6 +47,7 @@ class Gathering:
     first: Held | None = None  # that of the first validation
     best: Held | None = None  # that of the validation with the best figures after the most inner steps
     validations: list[Validated] = field(default_factory=list)
+    _figures: dict[str, float] = field(default_factory=dict)  # sums over adapt steps of what algorithms report
     _pending: dict[int, dict[int, tuple[Snapshot, np.ndarray]]] = field(default_factory=dict)
     _lately: list[tuple[float, int]] = field(default_factory=list)
 
@@ -64,6 +65,18 @@ class Gathering:
     def iteration(self) -> int:
         """How many iterations the slowest of them has done."""
         return min((self.progress[k].iteration if k in self.progress else 0 for k in self.holders), default=0)
+
+    def progressed(self, event: Progress) -> None:
+        """Take in where one agent stands."""
+        before = self.progress.get(event.agent)
+        steps = event.steps - (before.steps if before else 0)
+        for name, mean in event.figures.items():
+            self._figures[name] = self._figures.get(name, 0.0) + mean * steps
+        self.progress[event.agent] = event
+
+    def figures(self) -> dict[str, float]:
+        """What the algorithm reports beside the loss, each a mean over all adapt steps of all agents."""
+        return {name: total / (self.total("steps") or 1) for name, total in self._figures.items()}
 
     def measured(self, event: Snapshot, w: np.ndarray, seconds: float) -> list[Measured]:
         """Keep one agent's model; the network's figures as soon as every holder has sent the same iteration's."""

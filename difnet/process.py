@@ -242,11 +242,11 @@ def _start(k: int, assignment: Assignment, reporter: Reporter) -> State:
 def links_of(k: int, topology: Topology, server: int | None = None) -> list[Link]:
     """Agent k's links: of two neighbours the rim dials the hub, else the higher number dials the lower.
 
-    Between a server and its clients both ends hear and tell, whatever weights the graph was given.
+    Where one serves, its links to the others are the only ones, and both ends hear and tell, whatever the weights are.
     """
     hears, tells = set(topology.hears(k)), set(topology.tells(k))
     if server is not None:
-        hears = tells = set(topology.graph.neighbors(k))
+        hears = tells = {server} if k != server else set(range(topology.agents)) - {server}
 
     def dials(l: int) -> bool:
         return l == topology.hub or (k != topology.hub and k > l)

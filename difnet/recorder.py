@@ -23,6 +23,8 @@ from difnet.costs import Target, spent
 from difnet.energy import Meter
 from difnet.errors import ConfigError
 from difnet.events import (
+    LAUNCH_MODEL,
+    LOCAL_AVERAGE,
     AgentLost,
     Edge,
     Evaluated,
@@ -44,8 +46,6 @@ from difnet.gathering import Gathering, Held
 from difnet.scores import accuracy_scores, loss_scores
 from difnet.summary import Facts, busiest, summarise
 from difnet.topology import Topology
-
-LAUNCH_MODEL, LOCAL_AVERAGE = "launch model", "average of the local models"
 
 
 class Scored(NamedTuple):
@@ -125,7 +125,7 @@ class Recorder:
         """Take in what one agent said."""
         g = self.gathering
         if isinstance(event, Progress):
-            g.progress[event.agent] = event
+            g.progressed(event)
             append(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
         elif isinstance(event, Snapshot):
             if isinstance(event, Evaluated):

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Columns = dict[str, np.ndarray]
-LAUNCH_MODEL, LOCAL_AVERAGE = "launch model", "average of the local models"  # what is tested at the end of a run
 
 
 class Score(NamedTuple):

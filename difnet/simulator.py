@@ -57,10 +57,10 @@ def simulate(config: RunConfig, listen: Callable[[Event], None] = lambda event: 
 
 def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, Any]:
     topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
-    recorder = Recorder(config, topology, "simulate", listen)
-    recorder.start()
     workload = build(config, topology.agents, topology.hub)
     check_target(workload)
+    recorder = Recorder(config, topology, "simulate", listen)
+    recorder.start()
     steps = compile_steps(workload, recorder.note)
     adapt = exact(workload, steps) if config.simulator == "exact" else batched(workload, recorder.note)
     recorder.ready(steps.engine, workload.model.size, workload.length, steps.flops, workload.hub, environment())

@@ -49,6 +49,7 @@ def summarise(
         "mixing_rate": topology.mixing_rate, "doubly_stochastic": topology.doubly_stochastic,
         **_figures(g), "test": {t.model: _test(t, config) for t in tested}, "target": about["target"],
         "bytes": _bytes(g, on_wire), "flops": facts.flops * steps if facts and facts.flops else None,
+        "reported": g.figures(),
         "energy": energy, "communication": _communication(config, topology, g, facts),
         "server": _server(config, g, facts, seconds), "offline": _offline(config, g),
         "missed_exchanges": pulse.missed, "refused_messages": g.total("refused"),

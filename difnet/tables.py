@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from difnet.costs import Target, to_reach
+from difnet.events import LAUNCH_MODEL, LOCAL_AVERAGE
 from difnet.experiments import grouped, seeds_text
 from difnet.page import Block, Paragraph, Table
 from difnet.readable import bytes_text, energy_text, figure, steps_text, time_text
-from difnet.runs import LAUNCH_MODEL, LOCAL_AVERAGE, Run, flatten
+from difnet.runs import Run, flatten
 from difnet.scores import interval
 
 TEST_FIGURES = {

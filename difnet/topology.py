@@ -151,8 +151,8 @@ class Topology:
             raise TopologyError(f"not a network that difnet wrote: {type(error).__name__} {error}.") from error
         if len(graph) != len(A):
             raise TopologyError(f"edges name agents beyond the {len(A)} listed. Is the file whole?")
-        if (hub := data.get("hub")) is not None and hub not in graph:
-            raise TopologyError(f"hub = {hub!r} is no agent: agents are 0..{len(A) - 1}.")
+        if (hub := data.get("hub")) is not None:
+            _check_hub(hub, graph)
         nx.set_node_attributes(graph, dict(enumerate(labels)), "label")
         if data.get("rule") not in ("noncooperative", "server"):
             mixing.check(A, graph)
@@ -349,9 +349,19 @@ def _make(name: str, graph: nx.Graph, source: str, weights: str | None, matrix: 
             )
         A = mixing.RULES[rule](graph)
     mixing.check(A, graph)
-    if hub is not None and (isinstance(hub, bool) or hub not in graph):
-        raise TopologyError(f"hub = {hub!r} is no agent: agents are 0..{len(graph) - 1}.")
+    if hub is not None:
+        _check_hub(hub, graph)
     return Topology(name, graph, A, rule, source, _centre(graph) if hub is None else hub, note)
+
+
+def _check_hub(hub: Any, graph: nx.Graph) -> None:
+    """Raises: TopologyError, if `hub` is no agent, or not connected to all others both ways."""
+    if isinstance(hub, bool) or hub not in graph:
+        raise TopologyError(f"hub = {hub!r} is no agent: agents are 0..{len(graph) - 1}.")
+    far = [k for k in graph if k != hub and not (graph.has_edge(hub, k) and graph.has_edge(k, hub))]
+    if far:
+        raise TopologyError(f"hub = {hub} is not connected to {far[:5]}{'…' if len(far) > 5 else ''}: a hub hears and "
+                            f"tells everybody. Add the edges, or leave hub away.")  # fmt: skip
 
 
 def _centre(graph: nx.Graph) -> int | None:

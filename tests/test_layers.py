@@ -25,7 +25,7 @@ LAYERS = {
     "wire": "wire links sockets transport registry",
     "record": "energy costs gathering summary recorder",
     "runtimes": "agent hub offline scoring process simulator host launcher places",
-    "faces": "readable dashboard runs experiments drawing plots comparisons tables page report",
+    "faces": "readable plain dashboard runs experiments drawing plots comparisons tables page report",
     "command line": "difnet cli __main__",
 }
 DOWN = {  # arrows against the rule, each with its reason; all are taken only when they are used
@@ -172,7 +172,7 @@ def test_zeromq_lives_in_the_sockets_and_the_registry():
 
 
 def test_the_dashboard_knows_events_alone():
-    assert ours(imported_by("dashboard")) <= {"events", "readable"}
+    assert ours(imported_by("dashboard", "plain")) <= {"events", "readable", "plain"}
     assert ours(imported_by("readable")) <= {"events"}
     assert ours(imported_by("events")) == set()
 

@@ -30,7 +30,7 @@ def follow(run: Callable[[Any, Callable[[Any], None]], dict[str, Any]], words: d
     elif not quiet:
         from rich.console import Console
 
-        from difnet.dashboard import summary_table
+        from difnet.plain import summary_table
 
         Console(highlight=False, emoji=False, markup=False).print(summary_table(summary))
     if summary["state"] == "done" and summary["target"] and not summary["target"]["reached"]:
@@ -41,7 +41,7 @@ def follow(run: Callable[[Any, Callable[[Any], None]], dict[str, Any]], words: d
 
 def print_line(event: Any) -> None:
     """One plain line on stderr, for events that are worth one."""
-    from difnet.dashboard import plain_line
+    from difnet.plain import plain_line
 
     if (line := plain_line(event)) is not None:
         click.echo(line, err=True)

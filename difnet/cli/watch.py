@@ -61,7 +61,7 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
         click.echo(f"difnet: stopped watching; the run goes on. Again: difnet watch {folder}", err=True)
         ctx.exit(130)
     if ended and not as_json:
-        from difnet.dashboard import summary_table
+        from difnet.plain import summary_table
 
         console.print(summary_table(ended.summary))
     if ended and ended.state == "failed":
@@ -126,8 +126,8 @@ def _show_finished(folder: Path, console: "Console") -> "RunEnded":
 
 
 def _print_lines(folder: Path, patience: float) -> "RunEnded | None":
-    from difnet.dashboard import plain_line
     from difnet.events import RunEnded
+    from difnet.plain import plain_line
 
     for event in _patient(folder, patience):
         if event is not None and (line := plain_line(event)) is not None:

@@ -20,13 +20,14 @@ class Sinusoid:
     default_model = "mlp"
 
     def __init__(
-        self, agents: int, shots: int, queries: int, amplitude: tuple[float, float], phase: tuple[float, float]
-    ) -> None:
+        self, agents: int, shots: int, queries: int, amplitude: tuple[float, float], phase: tuple[float, float],
+        own: tuple[float, ...] | None,
+    ) -> None:  # fmt: skip
         self.agents, self.shots, self.queries = agents, shots, queries
-        self.amplitude, self.phase = amplitude, phase
+        self.amplitude, self.phase, self.own = amplitude, phase, own
 
     def interval(self, agent: int | None) -> tuple[float, float]:
-        """The amplitudes of one agent: the k-th of K equal parts; of all agents for None.
+        """The amplitudes of one agent: the k-th of K equal parts, or its own one; of all agents for None.
 
         >>> sinusoid(agents=40, shots=10, queries=10, amplitude=(0.0, 5.0)).interval(39)
         (4.875, 5.0)
@@ -34,6 +35,8 @@ class Sinusoid:
         low, high = self.amplitude
         if agent is None:
             return low, high
+        if self.own:
+            return self.own[agent], self.own[agent]
         width = (high - low) / self.agents
         return low + agent * width, low + (agent + 1) * width
 
@@ -55,15 +58,22 @@ def sinusoid(
     queries: int,
     amplitude: tuple[float, float] = (0.1, 5.0),
     phase: tuple[float, float] = (0.0, float(np.pi)),
+    amplitudes: Sequence[float] | None = None,
 ) -> Sinusoid:
     """The sinusoid family, its amplitude interval cut evenly over the agents.
 
-    Raises: ConfigError for an empty or reversed interval.
+    Args: `amplitudes`, one for each agent in place of its part of the interval, which then is that of unseen tasks
+        alone (Meta-Backward, section V-A: 2, 6 and 10 in training, [0.1, 10] in tests).
+    Raises: ConfigError for an empty or reversed interval, or amplitudes that are not one for each agent.
     """
-    for name, (low, high) in {"amplitude": amplitude, "phase": phase}.items():
-        if not low < high:
-            raise ConfigError(f"task sinusoid: {name} is [{low}, {high}]; the first must be below the second")
-    return Sinusoid(agents, shots, queries, _pair(amplitude), _pair(phase))
+    if not amplitude[0] < amplitude[1]:
+        raise ConfigError(f"task sinusoid: amplitude is {list(amplitude)}; the first must be below the second")
+    if not phase[0] <= phase[1]:
+        raise ConfigError(f"task sinusoid: phase is {list(phase)}; the first must not be above the second")
+    if amplitudes is not None and len(amplitudes) != agents:
+        raise ConfigError(f"task sinusoid: {len(amplitudes)} amplitudes for {agents} agents; give one for each")
+    own = None if amplitudes is None else tuple(float(a) for a in amplitudes)
+    return Sinusoid(agents, shots, queries, _pair(amplitude), _pair(phase), own)
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:

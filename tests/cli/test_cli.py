@@ -41,7 +41,7 @@ def test_help_imports_nothing_heavy(arguments):
         (["launch", "--topology", "ring6", "--agents", "7"], ["6 agents, not 7", "cycle_graph(n=7)"]),
         (["simulate", "--topology", "ring6", "--task", "sinusiod"], ["no task called", "sinusoid"]),
         (["simulate", "--topology", "ring6", "--task", "nowhere:task"], ["cannot import 'nowhere'"]),
-        (["simulate", "--topology", "ring6", "--set", "task.amplitudes=3"], ["does not take these", "amplitudes"]),
+        (["simulate", "--topology", "ring6", "--set", "task.frequency=3"], ["does not take these", "frequency"]),
         (["simulate", "--topology", "ring6", "--set", "task.amplitude=[2.0, 1.0]"], ["amplitude is [2.0, 1.0]"]),
         (["simulate", "--topology", "ring6", "--set", "algorithm.inner=mamal"], ["inner is 'mamal'", "maml"]),
         (["simulate", "--topology", "ring6", "--set", "model.name=mlp", "--set", "model.inputs=3"], ["do not fit"]),

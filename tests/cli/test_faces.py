@@ -16,10 +16,11 @@ from rich.console import Console
 
 from difnet import plots, report, runs
 from difnet.cli import group
-from difnet.dashboard import View, plain_line, render, summary_table, theory_lines, update
+from difnet.dashboard import View, render, theory_lines, update
 from difnet.errors import RunFolderError
 from difnet.events import AgentLost, Event, NeighbourLost, Note, Pulse, RunEnded, RunStarted, Validated
 from difnet.experiments import grouped
+from difnet.plain import plain_line, summary_table
 from difnet.readable import log_chart, promised
 from tests.cli import fake_run
 

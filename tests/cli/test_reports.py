@@ -13,10 +13,10 @@ from difnet import comparisons, plots, report, runs, tables
 from difnet.cli import group
 from difnet.costs import Target
 from difnet.errors import ConfigError, RunFolderError
-from difnet.events import Ready
+from difnet.events import LAUNCH_MODEL, LOCAL_AVERAGE, Ready
 from difnet.experiments import common_target, grouped
 from difnet.page import Picture
-from difnet.runs import LAUNCH_MODEL, LOCAL_AVERAGE, Run
+from difnet.runs import Run
 from tests.cli import fake_run
 from tests.cli.fake_run import Kind
 

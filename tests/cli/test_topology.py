@@ -102,12 +102,12 @@ def test_a_network_comes_back_from_every_kind_of_file(difnet, tmp_path, spec, en
 
 def test_a_given_matrix_and_its_hub_come_back(difnet, tmp_path):
     (tmp_path / "a.toml").write_text(
-        "edges = [[0, 1], [1, 2]]\nhub = 2\nmatrix = [[0.5,0.5,0],[0.5,0,0.5],[0,0.5,0.5]]"
+        "edges = [[0, 1], [1, 2], [0, 2]]\nhub = 2\nmatrix = [[0.5,0.25,0.25],[0.25,0.5,0.25],[0.25,0.25,0.5]]"
     )
     for ending in ("toml", "json"):
         difnet("topology", "make", tmp_path / "a.toml", "-o", tmp_path / f"b.{ending}")
         again = topology.load(str(tmp_path / f"b.{ending}"))
-        assert again.A[1].tolist() == [0.5, 0, 0.5] and (again.hub, again.rule) == (2, "given")
+        assert again.A[1].tolist() == [0.25, 0.5, 0.25] and (again.hub, again.rule) == (2, "given")
 
 
 def test_labels_that_are_no_numbers_are_numbered_as_they_come_and_kept(tmp_path):
@@ -157,6 +157,7 @@ WRONG_FILES = {
     "need an undirected graph": ("edges = [[0, 1], [1, 0]]\ndirected = true\nweights = 'metropolis'", "toml"),
     "not strongly connected": ("edges = [[0, 1]]\ndirected = true", "toml"),
     "hub = 9 is no agent": ("edges = [[0, 1]]\nhub = 9", "toml"),
+    "hub = 0 is not connected to [2]": ("edges = [[0, 1], [1, 2]]\nhub = 0", "toml"),
     "2 rows of 2 numbers": ("edges = [[0, 1]]\nmatrix = [[1, 2], [3]]", "toml"),
     "column 1 of A sums to 0.5": ("edges = [[0, 1]]\nmatrix = [[0.5, 0.5], [0.5, 0.0]]", "toml"),
     "not valid TOML": ("edges = [[0, 1]", "toml"),
