@@ -225,7 +225,7 @@ def _draw_distributions(ax: "Axes", groups: Experiments, what: str, steps: str) 
         average = next(line for line in ax.lines if str(line.get_label()).startswith(LOCAL_AVERAGE))
         average.set(label=LOCAL_AVERAGE, color=INK)
     finite = np.concatenate(values)
-    if finite.size and finite.min() > 0 and np.quantile(finite, 0.95) > WIDE_RATIO * np.quantile(finite, 0.05):
+    if finite.size and finite.min() > 0 and np.quantile(finite, 0.99) > WIDE_RATIO * np.quantile(finite, 0.01):
         ax.set_xscale("log")
 
 

@@ -45,6 +45,7 @@ class Gathering:
     edges: list[Edge] = field(default_factory=list)
     alone: dict[int, TrainedAlone] = field(default_factory=dict)
     first: Held | None = None  # that of the first validation
+    last: Held | None = None  # that of the latest
     best: Held | None = None  # that of the validation with the best figures after the most inner steps
     validations: list[Validated] = field(default_factory=list)
     _figures: dict[str, float] = field(default_factory=dict)  # sums over adapt steps of what algorithms report
@@ -63,8 +64,9 @@ class Gathering:
 
     @property
     def iteration(self) -> int:
-        """How many iterations the slowest of them has done."""
-        return min((self.progress[k].iteration if k in self.progress else 0 for k in self.holders), default=0)
+        """How many iterations the slowest of them has done; of a served star, the hub, also when it is lost."""
+        counting = self.alive if self.server is None else [self.server]
+        return min((self.progress[k].iteration if k in self.progress else 0 for k in counting), default=0)
 
     def progressed(self, event: Progress) -> None:
         """Take in where one agent stands."""
@@ -105,7 +107,7 @@ class Gathering:
             {name: sum(getattr(t, name) for t in tests) for name in ("payload_bytes", "steps", "uploads")},
         )  # fmt: skip
         held = Held(iteration, centroid(W).astype(W.dtype))
-        self.first = self.first or held
+        self.first, self.last = self.first or held, held
         if self.best is None or _merit(validated) > max(map(_merit, self.validations), default=-float("inf")):
             self.best = held
         return validated

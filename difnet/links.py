@@ -31,6 +31,14 @@ class Counters(Sent):
     late: int = 0  # states of a round that was over
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a neighbour is waited for."""
+
+    silence_s: float = 3.0
+    step_s: float = 600.0
+
+
 @dataclass(slots=True)
 class Link:
     """What one end knows of an edge."""

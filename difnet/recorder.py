@@ -223,13 +223,16 @@ class Recorder:
         return self._meter.so_far(self.gathering.cpu_s)
 
     def _launch_model(self) -> Held | None:
-        """What the network has learnt: the centroid of the agents that ended well, or the hub's model; or the best."""
+        """What the network has learnt: the centroid of the agents that ended well, or the hub's model; or the best.
+
+        Where nobody ended well, what the last validation saw.
+        """
         g = self.gathering
         if self.config.launch_model == "best" and g.best:
             return g.best
         ended = [k for k in g.holders if k in self._states and g.finished[k].state != "failed"]
         if not ended:
-            return None
+            return g.last
         W = np.stack([self._states[k] for k in ended])
         return Held(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype))
 

@@ -124,16 +124,16 @@ class Simulation:
         i = 0
         for i in range(1, config.iterations + 1):
             called = self.workload.rounds.called(i - 1)
-            answering = called[: self.workload.rounds.wanted]  # nobody is late here
-            rows = [clients.index(k) for k in answering]
+            rows = [clients.index(k) for k in called]
             state = _with_rows(state, rows, self._combine(_rows(state, rows), served.w.expand(len(rows), -1)))
             state, info = self._local_steps(adapt, state, i, rows)
             self._heard[called] += 1
-            self._answered(answering)
-            mean = self.workload.rounds.mean({k: state.phi[r].numpy() for r, k in zip(rows, answering, strict=True)})
+            self._answered(called)
+            taken = list(zip(called, rows, strict=True))[: self.workload.rounds.wanted]  # nobody is late here
+            mean = self.workload.rounds.mean({k: state.phi[r].numpy() for k, r in taken})
             self._abandoned += mean is None
             served = served if mean is None else server.step(served, owned(mean))
-            if self._report(i, [hub], served.w[None], info, answering):
+            if self._report(i, [hub], served.w[None], info, called):
                 break
         state = self._combine(state, served.w.expand_as(state.w))
         self._heard[clients] += 1

@@ -110,8 +110,8 @@ def _server(config: RunConfig, g: Gathering, facts: Facts | None, seconds: float
         return None
     hub = g.progress[facts.server]
     clients = g.agents - 1
-    rounds = hub.iteration or 1
-    return {"hub": facts.server, "clients": clients, "per_round": g.total("uploads") / rounds,
+    answers = g.total("uploads") - len(g.alone)  # without the local models that some runs begin with
+    return {"hub": facts.server, "clients": clients, "per_round": answers / (hub.iteration or 1),
             "abandoned_rounds": hub.abandoned, "late": hub.late,
             "hub_share": hub.cpu_s / seconds if seconds > 0 else None}  # fmt: skip
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from difnet import wire
 from difnet.errors import DifnetError, Diverged, WireError
-from difnet.links import ACTIVE, DONE, JOINING, LOST, Counters, Link, Sent
+from difnet.links import ACTIVE, DONE, JOINING, LOST, Counters, Link, Patience, Sent
 from difnet.sockets import Frames, Sending, Sockets
 
 BEAT_S = 0.25
@@ -50,14 +50,6 @@ class Identity:
             if name not in ("agent", "incarnation") and not same:
                 return name, expected, got
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a neighbour is waited for."""
-
-    silence_s: float = 3.0
-    step_s: float = 600.0
 
 
 class Transport:
