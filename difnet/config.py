@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from difnet.errors import ConfigError, did_you_mean
 
@@ -101,7 +110,7 @@ class RunConfig(BaseModel):
     order: Literal[1, 2] = 2
     outer_lr: Rate = 0.001
     optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "adam"
-    eval_every: Count = 200
+    eval_every: Annotated[Count, Field(validate_default=True)] = 200
     eval_tasks: Count = 100
     measure_every: Count | None = None  # None: eval_every / 10 for small models, eval_every for big ones
     eval_steps: tuple[Count, ...] = (1, 10)
@@ -132,14 +141,17 @@ class RunConfig(BaseModel):
     runs: str = "runs"
     name: str | None = None
 
+    @field_validator("eval_every")
+    @classmethod
+    def _within_the_run(cls, value: int, given: ValidationInfo) -> int:
+        return min(value, given.data.get("iterations", value))
+
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         if self.mode == "async" and self.strategy in ("centralised", "noncooperative"):
             raise ValueError(f"mode 'async' needs neighbours that may lag: strategy {self.strategy!r} has none")
         if list(self.eval_steps) != sorted(set(self.eval_steps)):
             raise ValueError(f"eval_steps must ascend, got {list(self.eval_steps)}; try {sorted(set(self.eval_steps))}")
-        if self.eval_every > self.iterations:
-            return self.model_copy(update={"eval_every": self.iterations})
         return self
 
     def to_toml(self) -> str:

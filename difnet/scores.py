@@ -103,7 +103,8 @@ def _within(theta: float, degrees: int) -> float:
 
 
 def _std(values: npt.NDArray[Any]) -> float | None:
-    return float(values.std(ddof=1)) if len(values) > 1 else None
+    with np.errstate(invalid="ignore"):  # of an infinite loss: the deviation is not a number, and is said to be none
+        return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
 def _vector(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:

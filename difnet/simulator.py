@@ -21,6 +21,7 @@ from difnet import engine
 from difnet.agent import owned
 from difnet.algorithms import Info, State
 from difnet.config import RunConfig
+from difnet.errors import Diverged
 from difnet.events import Edge, Evaluated, Event, Finished, Progress, Snapshot, TrainedAlone
 from difnet.federation import weighted_mean
 from difnet.lifetime import asked_to_stop
@@ -66,7 +67,11 @@ def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, A
     recorder.ready(steps.engine, workload.model.size, workload.length, steps.flops, workload.hub, environment())
     with asked_to_stop() as stop:
         simulation = Simulation(workload, steps, topology, recorder, stop)
-        ended = simulation.diffuse(adapt) if workload.hub is None else simulation.serve(adapt)
+        try:
+            ended = simulation.diffuse(adapt) if workload.hub is None else simulation.serve(adapt)
+        except Diverged as error:
+            recorder.note(str(error))
+            return recorder.finish("failed", str(error))
     if ended == "done":
         recorder.score(score(workload, recorder.models_to_test()))
     return recorder.finish(ended, signal.Signals(stop[0]).name if ended == "stopped" else "")
@@ -158,6 +163,9 @@ class Simulation:
                 state = state._replace(w=state.phi)
             state, info = adapt(state, step, rows)
         self._steps_done[[self.workload.clients[r] for r in rows]] += local_steps
+        if not state.phi.isfinite().all():
+            raise Diverged(f"iteration {i}: an intermediate state is no longer finite; a smaller --outer-lr or "
+                           f"--inner-lr may help")  # fmt: skip
         return state, info
 
     def _exchanged(self) -> None:

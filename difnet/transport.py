@@ -212,13 +212,14 @@ class Transport:
 
     def _take(self, links: list[Link], round_: int, wanted: int | None) -> dict[int, np.ndarray]:
         heard: dict[int, np.ndarray] = {}
+        silent = 0
         for link in links:
             state = link.take(round_, self._lag)
+            silent += state is None and link.hears
             if state is not None and (wanted is None or len(heard) < wanted):
                 heard[link.neighbour] = state
                 self.counters.heard_payload_bytes += state.nbytes
-            elif link.hears:
-                self.counters.missed += 1
+        self.counters.missed += silent if wanted is None else max(0, min(wanted, len(links)) - len(heard))
         return heard
 
     # looking after the links

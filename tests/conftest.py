@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+import torch
 
+torch.set_num_threads(1)  # several tests at a time share the cores already
 REPOSITORY = Path(__file__).parent.parent
 DEADLINE_S = 90.0
 
@@ -80,13 +83,18 @@ def running(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
         process.communicate()
 
 
+def pause() -> None:
+    """Let others compute for a moment between two looks at something that is waited for."""
+    threading.Event().wait(0.005)
+
+
 def until(truth: Callable[[], Any], what: str, timeout_s: float = DEADLINE_S) -> Any:
     """Wait for something to become true, with a deadline; returns it."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := truth():
             return value
-        os.sched_yield()
+        pause()
     raise AssertionError(f"waited {timeout_s} s in vain for {what}")
 
 
@@ -126,7 +134,7 @@ def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     deadline = time.monotonic() + 10
     while (survivors := left()) and time.monotonic() < deadline:
-        os.sched_yield()
+        pause()
     for process in survivors:
         os.kill(process.pid, signal.SIGKILL)
     made = os.listdir(scratch)

@@ -21,7 +21,7 @@ class Sinusoid:
 
     def __init__(
         self, agents: int, shots: int, queries: int, amplitude: tuple[float, float], phase: tuple[float, float],
-        own: tuple[float, ...] | None,
+        own: tuple[float, ...] | None = None,
     ) -> None:  # fmt: skip
         self.agents, self.shots, self.queries = agents, shots, queries
         self.amplitude, self.phase, self.own = amplitude, phase, own

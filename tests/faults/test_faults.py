@@ -149,3 +149,10 @@ def test_a_second_agent_of_the_same_number_is_refused(tmp_path):
                 until(lambda: [*registry.listen(0.01)] or registry.refused, "the refusal of the intruder", 10)
                 with pytest.raises(DifnetError, match="agent 0: it is registered already"):
                     second.expect("peers", 5)
+
+
+def test_divergence_in_the_simulator_fails_as_it_does_in_the_network(difnet):
+    done = difnet("simulate", "--topology", "ring6", "--iterations", "50", "--engine", "eager", "--optimizer", "sgd",
+                  "--outer-lr", "1e30", "--eval-tasks", "4", "--json")  # fmt: skip
+    assert done.status == 1 and done.json()["state"] == "failed"
+    assert "no longer finite" in done.json()["reason"] and "--outer-lr" in done.err

@@ -24,14 +24,16 @@ def states(folder: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     "words",
     [
-        ("--topology", "ring6", "--optimizer", "adam"),
-        ("--topology", "ring6", "--optimizer", "sgd", "--outer-lr", "0.05", "--dtype", "float64"),
+        pytest.param(("--topology", "ring6", "--optimizer", "adam"), marks=pytest.mark.slow),
+        pytest.param(("--topology", "ring6", "--optimizer", "sgd", "--outer-lr", "0.05", "--dtype", "float64"),
+                     marks=pytest.mark.slow),
         ("--topology", "paper6", "--optimizer", "adam", "--weights", "averaging", "--init", "separate"),
         ("--topology", "paper6", "--optimizer", "sgd", "--set", "transport=tcp"),
         ("--topology", "ring6", "--strategy", "cta", "--local-steps", "3"),
         pytest.param(("--topology", "ring6", "--strategy", "centralised"), marks=pytest.mark.slow),
         pytest.param(("--topology", "paper6", "--strategy", "noncooperative"), marks=pytest.mark.slow),
-        ("--topology", "cycle_graph(n=5, directed=True)", "--set", "algorithm.inner=reptile"),
+        pytest.param(("--topology", "cycle_graph(n=5, directed=True)", "--set", "algorithm.inner=reptile"),
+                     marks=pytest.mark.slow),
         ("--topology", "star_graph(n=4)", "--set", "algorithm.inner=anil", "--inner-steps", "2"),
     ],
     ids=lambda words: "-".join(word.strip("-").split("(")[0] for word in words)[:60],
@@ -61,6 +63,7 @@ def test_compiled_kernels_carry_the_same_bits_from_process_to_process(difnet):
     assert all(np.array_equal(there[k], here[k]) for k in here)
 
 
+@pytest.mark.slow
 def test_every_agent_is_a_process_of_its_own(running, tmp_path):
     """Forty agents are forty processes, none of them the launcher or the host."""
     from tests.conftest import agents_of, events, until
@@ -116,7 +119,7 @@ def test_a_run_is_repeated_by_its_own_configuration(tmp_path):
     assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("staleness", [0, 3])
+@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_asynchronous_rounds_learn_and_stay_within_their_bound(difnet, staleness):
     """No agent waits for a neighbour that is within the bound; everybody does all iterations."""
     words = ("--topology", "ring6", "--mode", "async", "--iterations", "150", "--engine", "eager", "--eval-tasks", "16")
