@@ -2,6 +2,10 @@
 
 Source: Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks" (FedProx), 2020,
 section 5.1. `alpha` and `beta` are standard deviations, as in the generator the authors published.
+
+There nothing that one client learns is of use to another: every W is drawn anew. `common` leads from that to the
+section's Synthetic-IID, where all have one law, and `relabel` lets each client number the classes its own way: what is
+then shared is a way to look at the inputs, and what to make of it each client has to learn for itself.
 """
 
 from collections.abc import Sequence
@@ -20,6 +24,7 @@ from difnet.meta import Batch, Tasks
 Array = npt.NDArray[Any]
 
 DIVISION = 2**32 - 1  # in place of a client: how the clients are divided
+SHARED = 2**32 - 2  # in place of a client: what is common to all
 
 
 class Law(NamedTuple):
@@ -35,6 +40,19 @@ def law(rng: np.random.Generator, alpha: float, beta: float, features: int, clas
     u, shift = alpha * rng.standard_normal(), beta * rng.standard_normal()
     W, b = u + rng.standard_normal((classes, features)), u + rng.standard_normal(classes)
     return Law(W, b, shift + rng.standard_normal(features))
+
+
+def shared_law(rng: np.random.Generator, features: int, classes: int) -> Law:
+    """The one law of Synthetic-IID: W_jl, b_j ~ N(0, 1), and inputs around zero."""
+    return Law(rng.standard_normal((classes, features)), rng.standard_normal(classes), np.zeros(features))
+
+
+def blend(own: Law, shared: Law, common: float) -> Law:
+    """sqrt(common) of the shared law and sqrt(1 - common) of a client's own: of the same variance for every `common`.
+
+    Two clients' entries of W, or of b, are correlated by `common`, as long as alpha is zero.
+    """
+    return Law(*(np.sqrt(common) * theirs + np.sqrt(1 - common) * its for its, theirs in zip(own, shared, strict=True)))
 
 
 def sample(rng: np.random.Generator, client: Law, n: int) -> tuple[Array, Array]:
@@ -118,6 +136,8 @@ def synthetic(
     data_seed: int = 0,
     shares: Sequence[float] = (0.8, 0.1, 0.1),
     most: int = 500,
+    common: float = 0.0,
+    relabel: bool = False,
 ) -> Synthetic:
     """The federation Synthetic(alpha, beta), its training clients dealt evenly to the agents.
 
@@ -127,7 +147,8 @@ def synthetic(
     Clients differ at alpha = 0 as well, each having a W of its own.
 
     Args: `support`, the share of each client's samples in its support part; `shares` of the clients for training,
-    validation and testing.
+    validation and testing; `common`, from 0 for laws of the clients' own to 1 for one law of all, see `blend`; with
+    `relabel` the classes of each client are a random permutation of those of its law.
     Raises: ConfigError for a value out of range, an empty part, or fewer training clients than agents.
 
     >>> family = synthetic(agents=20, shots=5, queries=15)
@@ -141,17 +162,23 @@ def synthetic(
     for name, value in {"alpha": alpha, "beta": beta}.items():
         if not 0 <= value < np.inf:
             raise ConfigError(f"task synthetic: {name} is {value}, a standard deviation; it must be 0 or more, finite")
+    if not 0 <= common <= 1:
+        raise ConfigError(f"task synthetic: common is {common}, the share of the law that all clients have in common; "
+                          f"it must be from 0 to 1")  # fmt: skip
+    if not isinstance(relabel, bool):
+        raise ConfigError(f"task synthetic: relabel is {relabel!r}; it must be true or false")
     if not (type(data_seed) is int and 0 <= data_seed < 2**63):
         raise ConfigError(f"task synthetic: data_seed is {data_seed!r}; it must be a whole number from 0 to 2^63 - 1")
     parts = divide(clients, shares, rng=_stream(data_seed, DIVISION))
-    hands = deal(parts.train, agents)
+    hands, shared = deal(parts.train, agents), shared_law(_stream(data_seed, SHARED), features, classes)
 
     def client(number: int) -> Tasks:
         rng = _stream(data_seed, number)
-        its_law = law(rng, alpha, beta, features, classes)
+        its_law = blend(law(rng, alpha, beta, features, classes), shared, common)
         n = int(min(most, 50 + np.floor(rng.lognormal(4, 2))))
         x, y = sample(rng, its_law, n)
-        return _cut_apart(x, y, *cut(n, support, rng))
+        rows = cut(n, support, rng)
+        return _cut_apart(x, rng.permutation(classes)[y] if relabel else y, *rows)
 
     train = [[client(c) for c in hand] for hand in hands]
     return Synthetic(shots, queries, train, [client(c) for c in parts.validation], [client(c) for c in parts.test])

@@ -10,7 +10,7 @@ from difnet.errors import ConfigError
 from difnet.flat import FlatModel, flatten
 from difnet.meta import Tasks, maml
 from difnet.models.logistic import logistic
-from difnet.tasks.synthetic import law, sample, synthetic
+from difnet.tasks.synthetic import blend, law, sample, shared_law, synthetic
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -81,6 +81,75 @@ def test_beta_moves_the_inputs():
         return float(torch.stack([whole(client)[0].mean() for client in held_out(**options)]).std())
 
     assert spread(beta=0.0, clients=100) < 0.3 < 3 < spread(beta=10.0, clients=100)
+
+
+# --- what clients have in common --------------------------------------------------------------------------------------
+
+
+def test_nothing_in_common_is_a_client_s_own_law_and_everything_is_the_shared_one():
+    """Bit for bit at both ends."""
+    own, shared = law(rng(0), 1.0, 1.0, features=7, classes=4), shared_law(rng(1), features=7, classes=4)
+    assert all(map(np.array_equal, blend(own, shared, 0.0), own))
+    assert all(map(np.array_equal, blend(own, shared, 1.0), shared))
+
+
+@pytest.mark.parametrize("common", [0.0, 0.3, 0.8, 1.0])
+def test_two_clients_parameters_vary_by_one_and_are_correlated_by_what_they_have_in_common(common):
+    """Their W and b; their inputs lie around centres of variance 1 - common each. 60 000 pairs of each kind."""
+    r = rng(5)
+    own, other, shared = ([make(r) for _ in range(3000)] for make in (
+        lambda r: law(r, 0.0, 0.0, features=20, classes=20), lambda r: law(r, 0.0, 0.0, features=20, classes=20),
+        lambda r: shared_law(r, features=20, classes=20),
+    ))  # fmt: skip
+    one, two = ([blend(a, s, common) for a, s in zip(laws, shared, strict=True)] for laws in (own, other))
+    for name in ("W", "b"):
+        a, b = (np.stack([getattr(client, name) for client in laws]).reshape(3000, -1)[:, :20] for laws in (one, two))
+        assert a.var() == pytest.approx(1, abs=0.03) and b.var() == pytest.approx(1, abs=0.03)
+        assert np.mean(a * b) == pytest.approx(common, abs=0.03)
+    assert np.stack([client.centre for client in one]).var() == pytest.approx(1 - common, abs=0.03)
+
+
+def accuracy_on_others(**options) -> tuple[float, float]:
+    """A linear model fitted by least squares to all validation clients' samples: its accuracy on the test clients', and
+    the share of the class that is their most frequent one."""
+    family = synthetic(agents=2, shots=1, queries=1, clients=60, shares=(0.04, 0.48, 0.48), features=8, classes=4,
+                       most=100, **options)  # fmt: skip
+    (x, y), (tx, ty) = ([torch.cat(parts).numpy() for parts in zip(*map(whole, family.held_out(part)), strict=True)]
+                        for part in ("validation", "test"))  # fmt: skip
+    slopes = np.linalg.lstsq(np.c_[x, np.ones(len(x))], np.eye(4)[y], rcond=None)[0]
+    right = np.argmax(np.c_[tx, np.ones(len(tx))] @ slopes, axis=1) == ty
+    return float(right.mean()), float(np.bincount(ty).max() / len(ty))
+
+
+def test_what_some_clients_teach_is_right_for_others_only_if_they_share_law_and_names():
+    """With laws of their own, or with the classes named anew by each client, it is no better than one guess."""
+    right, guess = accuracy_on_others(common=1.0)
+    assert right > guess + 0.3
+    for options in ({"common": 0.0}, {"common": 1.0, "relabel": True}):
+        right, guess = accuracy_on_others(**options)
+        assert right < guess + 0.1
+
+
+def names(plain: Tasks, renamed: Tasks) -> tuple[int, ...]:
+    """Class of a client -> its name after relabelling, of three; the inputs and their cut are the same."""
+    pairs = set()
+    for (x, y), (renamed_x, renamed_y) in zip(plain, renamed, strict=True):
+        assert torch.equal(x, renamed_x)
+        pairs |= set(zip(y.tolist(), renamed_y.tolist(), strict=True))
+    named = dict(pairs)
+    assert len(named) == len(pairs) and len({*named.values()}) == len(named)
+    return tuple(named.get(c, -1) for c in range(3))
+
+
+def test_relabelling_gives_each_client_one_of_all_orders_of_the_classes_alike():
+    """Six orders of three classes, of the clients that have all three: chi-square, 99.9 % point of 5 degrees."""
+    options = {"clients": 800, "shares": (0.01, 0.495, 0.495), "features": 3, "classes": 3, "common": 1.0}
+    pairs = zip(held_out(**options), held_out(**options, relabel=True), strict=True)
+    orders = [order for plain, renamed in pairs if -1 not in (order := names(plain, renamed))]
+    counts = np.array([orders.count(order) for order in sorted(set(orders))])
+    assert len(counts) == 6 and len(orders) > 500
+    expected = len(orders) / 6
+    assert float(((counts - expected) ** 2 / expected).sum()) < 20.5
 
 
 # --- who has what ----------------------------------------------------------------------------------------------------
@@ -198,7 +267,9 @@ def test_a_trace_of_the_meta_gradient_holds_for_other_labels():
     [
         ({"alpha": -1.0}, "alpha is -1.0"), ({"beta": float("nan")}, "beta is nan"), ({"classes": 1}, "classes is 1"),
         ({"features": 2.5}, "features is 2.5"), ({"most": 1}, "most is 1"), ({"data_seed": -1}, "data_seed is -1"),
-        ({"support": 1.0}, "support fraction of 1.0"), ({"support": 0.005}, "needs 100 samples"),
+        ({"common": 1.5}, "common is 1.5"), ({"common": float("nan")}, "common is nan"),
+        ({"relabel": "no"}, "relabel is 'no'"), ({"support": 1.0}, "support fraction of 1.0"),
+        ({"support": 0.005}, "needs 100 samples"),
         ({"clients": 4}, "4 clients in shares"), ({"agents": 81}, "80 training clients for 81 agents"),
     ],
 )  # fmt: skip
