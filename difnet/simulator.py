@@ -299,7 +299,8 @@ def batched(workload: Workload, say: engine.Say) -> Adapt:
 
     def adapt(state: State, step: int, rows: Sequence[int]) -> tuple[State, Info]:
         chosen = set(rows)
-        after = State(state.w, state.phi.clone(), tuple(slot.clone() for slot in state.slots))
+        kept = torch.clone if len(chosen) < K else torch.empty_like  # of those who do not adapt
+        after = State(state.w, kept(state.phi), tuple(map(kept, state.slots)))
         figures = {name: torch.empty(K, dtype=state.w.dtype, device=state.w.device) for name in names}
         for block, stream in zip(blocks, streams, strict=True):
             mine = [r for r in block if r in chosen] if len(chosen) < K else list(block)
