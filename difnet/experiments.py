@@ -13,6 +13,7 @@ from difnet.readable import figure, steps_text
 from difnet.runs import Run, Score, flatten
 
 INCIDENTAL = ("seed", "name", "runs")  # config fields in which repetitions of one experiment may differ
+MEASURING = ("eval_every", "measure_every", "eval_tasks", "test_tasks", "engine")  # told where nothing else tells apart
 Experiments = dict[str, list[Run]]
 
 
@@ -32,7 +33,10 @@ def grouped(runs: Iterable[Run]) -> Experiments:
         identity["label"] = f"{_method(identity) if run.served else identity['strategy']}, {identity['topology']}"
         groups.setdefault(json.dumps(identity, sort_keys=True, default=str), []).append(run)
     identities = [json.loads(key) for key in groups]
-    labels = [", ".join([i["label"], *_telling(i, identities)]) for i in identities]
+    for untold in (MEASURING, ()):
+        labels = [", ".join([i["label"], *_telling(i, identities, untold)]) for i in identities]
+        if len(set(labels)) == len(labels):
+            break
     return dict(zip(labels, groups.values(), strict=True))
 
 
@@ -50,11 +54,14 @@ def _method(identity: Mapping[str, Any]) -> str:
     return " ".join([str(identity["algorithm"]), *words])
 
 
-def _telling(identity: Mapping[str, Any], identities: Iterable[Mapping[str, Any]]) -> list[str]:
+def _telling(
+    identity: Mapping[str, Any], identities: Iterable[Mapping[str, Any]], untold: Sequence[str]
+) -> list[str]:
     """What tells an experiment from the others of the same label."""
     alike = [i for i in identities if i["label"] == identity["label"]]
     names = sorted({n for i in alike for n in i})
-    return [f"{n} {identity.get(n, 'unknown')}" for n in names if len({json.dumps(i.get(n)) for i in alike}) > 1]
+    told = [n for n in names if n not in untold and len({json.dumps(i.get(n)) for i in alike}) > 1]
+    return [f"{n} {identity.get(n, 'unknown')}" for n in told]
 
 
 def seeds_text(runs: Sequence[Run], told: str = "mean ± s.d.") -> str:

@@ -121,7 +121,7 @@ def outcome(runs: Sequence[Run]) -> Table:
     groups = grouped(runs)
     rows = [(name, *(_cell(group, path) for group in groups.values())) for name, path in _measures(runs)]
     heads = [f"{label} ({seeds_text(group)})" for label, group in groups.items()]
-    return Table(("validation", *heads), tuple(rows))
+    return Table(("last validation", *heads), tuple(rows))
 
 
 def _cell(runs: Sequence[Run], path: str) -> str:

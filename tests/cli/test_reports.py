@@ -336,3 +336,18 @@ def test_report_tells_the_cost_of_the_targets_asked_for(clients, tmp_path):
 def test_a_target_that_is_none_costs_one_line(clients, tmp_path):
     result = CliRunner().invoke(group, ["report", str(clients[0].folder), "-o", str(tmp_path), "--target", "speed=3"])
     assert isinstance(result.exception, ConfigError) and not list(tmp_path.iterdir())
+
+
+def test_experiments_that_differ_in_how_they_were_measured_alone_are_still_told_apart(tmp_path):
+    """How often a run was validated is no part of its label unless two would be one without it."""
+    folders = []
+    for name, changes in {"a": {}, "b": {"eval_every": 7}, "c": {"eval_every": 7, "outer_lr": 0.5}}.items():
+        folder = fake_run.write(tmp_path / name, 12, iterations=200)
+        config = (folder / "config.toml").read_text().splitlines()
+        for key, value in changes.items():
+            config = [f"{key} = {value}" if line.startswith(f"{key} =") else line for line in config]
+        (folder / "config.toml").write_text("\n".join(config))
+        folders.append(folder)
+    a, b, c = (runs.load(folder) for folder in folders)
+    assert len(grouped([a, b, c])) == 3
+    assert [*grouped([a, c])] == ["diffusion, ring12, outer_lr 0.02", "diffusion, ring12, outer_lr 0.5"]

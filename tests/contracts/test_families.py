@@ -1,4 +1,5 @@
-"""Every federation in the catalog through one battery: whose data is whose, and what is held out from whom.
+"""Every federation in the catalog, and in a ready-made run, through one battery: whose data is whose, and what is held
+out from whom.
 
 A sample is known by its values, so a family whose samples repeat by their nature is no family for this battery.
 """
@@ -11,19 +12,28 @@ import torch
 from torch.func import grad
 
 from difnet import catalog
+from difnet.config import Choice, load
 from difnet.flat import FlatModel, flatten
 from difnet.meta import Tasks
+from difnet.topology import load as load_topology
+from difnet.workload import build
 
 AGENTS = 4
 PARTS = ("validation", "test")
 
 
-def family(name: str, **options):
-    return catalog.load("tasks", name)(agents=AGENTS, shots=5, queries=6, **options)
+def made(task: Choice):
+    return catalog.load("tasks", task.name)(agents=AGENTS, shots=5, queries=6, **task.options)
 
 
-FEDERATIONS = [name for name in catalog.names("tasks") if hasattr(family(name), "held_out")]
+RUNS = {run.stem: load(run) for run in catalog.entries("launch")}
+FEDERATIONS = {n: task for n in catalog.names("tasks") if hasattr(made(task := Choice(name=n)), "held_out")}
+FEDERATIONS |= {f"launch {stem}": run.task for stem, run in RUNS.items() if run.task.name in FEDERATIONS}
 every_federation = pytest.mark.parametrize("name", FEDERATIONS)
+
+
+def family(name: str):
+    return made(FEDERATIONS[name])
 
 
 def samples(inputs: Iterable[torch.Tensor]) -> list[bytes]:
@@ -42,7 +52,18 @@ def everything(tasks: Tasks) -> list[bytes]:
 
 
 def test_there_are_federations_to_test():
-    assert "synthetic" in FEDERATIONS
+    assert {"synthetic", "launch federated"} <= {*FEDERATIONS}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_network_task_model_and_algorithm_of_a_ready_made_run_fit_together(name):
+    """Its last agent can take a step."""
+    config = RUNS[name]
+    topology = load_topology(config.topology, agents=config.agents, weights=config.weights)
+    workload = build(config, topology.agents, topology.hub)
+    k = workload.clients[-1]
+    state, info = workload.algorithm.adapt(workload.first_state(k), workload.draw(k, 1, np.random.default_rng(0)))
+    assert state.phi.shape == (workload.length,) and torch.isfinite(info["loss"])
 
 
 @every_federation
