@@ -70,6 +70,8 @@ class Sockets:
 
     def close(self, linger_ms: int = 0) -> None:
         """Close every socket; what was sent last has so long to leave."""
+        for neighbour, dealer in self._dealers.items():
+            self._unwatch(neighbour, dealer)
         self._context.destroy(linger=linger_ms)
 
     def bind(self, endpoint: str) -> str:
@@ -153,10 +155,16 @@ class Sockets:
         """End the connection to a neighbour; a goodbye on its way has a moment to leave."""
         self._neighbours.pop(self._routes.pop(neighbour, b""), None)
         if dealer := self._dealers.pop(neighbour, None):
-            del self._monitors[neighbour], self._dialled[dealer]
+            del self._dialled[dealer]
             self._poller.unregister(dealer)
-            dealer.disable_monitor()
+            self._unwatch(neighbour, dealer)
             dealer.close(linger=200)
+
+    def _unwatch(self, neighbour: int, dealer: zmq.Socket) -> None:
+        """Stop the monitor, then close its reader: an event without a reader blocks ZeroMQ's own thread for ever."""
+        monitor = self._monitors.pop(neighbour)
+        dealer.monitor(None, 0)
+        monitor.close(linger=0)
 
     def _socket(self, kind: int, extra: Mapping[int, int]) -> zmq.Socket:
         socket = self._context.socket(kind)
