@@ -36,9 +36,10 @@ def compile_steps(workload: Workload, say: engine.Say) -> Steps:
         by_samples = weights(tasks).to(every)
         return torch.einsum("t,tsf->sf", by_samples / by_samples.sum(), every)
 
-    functions = {"the adapt step": flat_adapt(workload, algorithm)[:2]}
+    flat = {"the adapt step": flat_adapt(workload, algorithm)}
     if workload.offline_steps:
-        functions["the offline step"] = flat_adapt(workload, workload.offline)[:2]
+        flat["the offline step"] = flat_adapt(workload, workload.offline)
+    functions = {name: (function, example) for name, (function, example, _) in flat.items()}
     if isinstance(validation, Tasks):
         functions["the evaluation"] = (
             lambda inputs: [scores(inputs[0], Tasks((inputs[1], inputs[2]), (inputs[3], inputs[4])))],
@@ -51,16 +52,16 @@ def compile_steps(workload: Workload, say: engine.Say) -> Steps:
             return kernels["the evaluation"].run([w, *validation.support, *validation.query])[0]
         return scores(w, validation)
 
-    def step(name: str, algorithm: Algorithm) -> Adapt:
-        run, names = kernels[name].run, flat_adapt(workload, algorithm)[2]
+    def step(name: str) -> Adapt:
+        run, names = kernels[name].run, flat[name][2]
 
         def adapt(state: State, tasks: Tasks) -> tuple[State, Info]:
             return unflatten_step(state, run([state.w, *state.slots, *tasks.support, *tasks.query]), names)
 
         return adapt
 
-    adapt = step("the adapt step", algorithm)
-    alone = step("the offline step", workload.offline) if workload.offline_steps else None
+    adapt = step("the adapt step")
+    alone = step("the offline step") if workload.offline_steps else None
     return Steps(adapt, evaluation, alone, kernels["the adapt step"].engine, kernels["the adapt step"].flops)
 
 

@@ -80,7 +80,7 @@ class Workload:
         count = getattr(self.family, "samples", lambda client: 1)
         return {k: int(count(self.client(k))) for k in self.clients}
 
-    @property
+    @cached_property
     def rounds(self) -> Rounds:
         """Who takes part in which round, where there is a server."""
         return Rounds(self.config.server, self.clients, self.samples(), self.config.seed)
@@ -192,7 +192,8 @@ def build(config: RunConfig, agents: int, hub: int | None = None) -> Workload:
     server = _who_serves(config, algorithm, agents, hub)
     if hub is not None and server is None:
         family = _make_family(config, agents)  # the hub is an agent like the others, with tasks of its own
-    unseen = _make_family(config, agents - (server is not None), unseen=True)
+    same = config.eval_shots is None and config.eval_queries is None
+    unseen = family if same else _make_family(config, agents - (server is not None), unseen=True)
     workload = Workload(config, agents, server, family, unseen, model, algorithm, offline, dtype, 1)
     workload.rounds.check()
     values = _check_family(workload)
