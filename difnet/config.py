@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -43,6 +44,20 @@ def _choice(value: Any) -> Any:
         options = {k: v for k, v in value.items() if k != "name"}
         return {"options": options} | ({"name": value["name"]} if "name" in value else {})
     return value
+
+
+FROM = "from:"  # what `init` begins with where a file has the first launch model
+
+
+def _init(value: str) -> str:
+    """One of the words, or a path made absolute: a host process may run elsewhere, and runs/latest may move on."""
+    path = value.removeprefix(FROM)
+    if value in ("common", "separate"):
+        return value
+    if path in ("", value):
+        raise ValueError(f"{value!r} is none of common, separate and from:PATH, with the path of a run folder or of a "
+                         f".safetensors file of a launch model")  # fmt: skip
+    return f"{FROM}{Path(path).expanduser().resolve()}"
 
 
 Plugin = Annotated[Choice, BeforeValidator(_choice)]
@@ -98,7 +113,7 @@ class RunConfig(BaseModel):
     algorithm: Plugin = Choice(name="dif-maml")
     task: Plugin = Choice(name="sinusoid")
     model: Plugin | None = None  # None: the task family's own
-    init: Literal["common", "separate"] = "common"
+    init: Annotated[str, AfterValidator(_init)] = "common"  # or "separate", or "from:PATH" to a launch model
     # how
     iterations: Count = 1000
     local_steps: Count = 1
@@ -122,6 +137,7 @@ class RunConfig(BaseModel):
     offline_steps: Annotated[int, Field(ge=0)] | None = None  # alone, before round 1; None: as the algorithm asks
     offline_lr: Rate = 0.001
     offline_epsilon: Annotated[float, Field(ge=0)] = 0.0  # a gradient norm at which offline training ends early
+    data_dir: str | None = None  # where data sets lie; None: $DIFNET_DATA, else the user's data folder
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     dtype: Literal["float32", "float64"] = "float32"
     # the star's hub, and the modelled channel

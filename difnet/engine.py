@@ -41,7 +41,6 @@ class Kernel(NamedTuple):
 
     run: Function
     engine: str  # "aot" | "traced" | "eager"
-    flops: int | None  # of one call; None where they could not be counted
 
 
 class Pending(NamedTuple):
@@ -68,7 +67,8 @@ def prepare(
     _wait([p for p in pending if p.pid], say)
     kernels = {p.name: _finish(p, engine, say) for p in pending}
     for p in pending:
-        kernels[p.name].run(list(p.example))  # what a first call imports and allocates is then shared by forked agents
+        if p.graph is not None:
+            kernels[p.name].run(list(p.example))  # what a first call imports and allocates is shared by forked agents
     return kernels
 
 
@@ -232,22 +232,21 @@ def _wait(children: list[Pending], say: Say) -> None:
 
 def _finish(pending: Pending, engine: str, say: Say) -> Kernel:
     name, function, example, graph, folder, _ = pending
-    flops = _count_flops(function if graph is None else lambda inputs: list(graph(*inputs)), example)
     if graph is None:
-        return Kernel(function, "eager", flops)
+        return Kernel(function, "eager")
     if folder is not None:
         try:
             run, error = load_checked(folder, graph, example)
             dtype = next(t.dtype for t in example if t.is_floating_point())
             if not error <= TOLERANCE[dtype]:
                 raise ArithmeticError(f"it differs from eager by {error:.1e} of the largest value")
-            return Kernel(run, "aot", flops)
+            return Kernel(run, "aot")
         except (OSError, RuntimeError, ArithmeticError, KeyError, ValueError) as error:
             reason = _why_it_failed(folder) or str(error)
             if engine == "aot":
                 raise EnvironmentLacks(f"{name} could not be compiled: {reason}") from error
             say(f"{name} could not be compiled ({reason[:200]}); the traced graph runs instead")
-    return Kernel(lambda inputs: list(graph(*inputs)), "traced", flops)
+    return Kernel(lambda inputs: list(graph(*inputs)), "traced")
 
 
 def _why_it_failed(folder: Path) -> str:
@@ -276,8 +275,11 @@ def load_checked(folder: Path, graph: torch.fx.GraphModule, example: list[Tensor
     return runner.run, float(about["error_to_eager"])
 
 
-def _count_flops(function: Function, example: list[Tensor]) -> int | None:
-    """Floating-point operations of one call: a multiply-add counts as two, element-wise operations as none."""
+def count_flops(function: Function, example: list[Tensor]) -> int | None:
+    """Floating-point operations of one call: a multiply-add counts as two, element-wise operations as none.
+
+    None where there are none to count.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

@@ -33,6 +33,10 @@ class EnvironmentLacks(DifnetError):
     exit_code = 3
 
 
+class DataError(EnvironmentLacks):
+    """A file of a data set that is not what it should be: names the file, the place in it and the remedy."""
+
+
 class WireError(DifnetError):
     """A message that is not what the protocol allows; it is dropped and counted, never used."""
 

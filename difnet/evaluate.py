@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from difnet.meta import Batch, Tasks
+from difnet.meta import Batch, Each, Tasks
 
 Fit = Callable[[Tensor, Batch, int], Tensor]  # (w, support set, inner steps) -> fitted model
 Measure = Callable[[Tensor, Batch], Tensor]  # (w, batch) -> figures (F,), means over the samples: the loss first
@@ -25,13 +25,15 @@ def course(measure: Measure, fit: Fit, w: Tensor, task: Tasks, steps: Sequence[i
     return torch.stack(figures)
 
 
-def evaluate(measure: Measure, fit: Fit, w: Tensor, tasks: Tasks | Sequence[Tasks], steps: Sequence[int]) -> Tensor:
+def evaluate(
+    measure: Measure, fit: Fit, w: Tensor, tasks: Tasks | Sequence[Tasks], steps: Sequence[int], each: Each = vmap
+) -> Tensor:
     """`course` of every task: of a batch of tasks alike in size, or of tasks (clients) that each have their own.
 
     Returns: shape (T, 1 + len(steps), F).
     """
     if isinstance(tasks, Tasks):
-        return vmap(lambda task: course(measure, fit, w, task, steps))(tasks)
+        return each(lambda task: course(measure, fit, w, task, steps))(tasks)
     return torch.stack([course(measure, fit, w, task, steps) for task in tasks])
 
 

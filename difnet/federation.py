@@ -53,10 +53,11 @@ def divide(clients: int, shares: Sequence[float] = (0.8, 0.1, 0.1), *, rng: np.r
     return parts
 
 
-def cut(samples: int, fraction: float, rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """One client's samples 0..samples-1, cut at random into a support and a query part: ascending, disjoint, all.
+def cut(samples: int, fraction: float, rng: np.random.Generator | None) -> tuple[Indices, Indices]:
+    """One client's samples 0..samples-1, cut into a support and a query part: ascending, disjoint, together all.
 
-    Args: `fraction` of the samples are for the support set, p in FedMeta; their number is rounded, halves upwards.
+    Args: `fraction` of the samples are for the support set, p in FedMeta; their number is rounded, halves upwards;
+    `rng`, to cut at random; None: the first samples are for support, the last for query.
     Raises: ConfigError, if one of the two would be empty.
     Source: Chen et al., "Federated Meta-Learning with Fast Convergence and Efficient Communication", section 4.2.
 
@@ -179,5 +180,6 @@ def _enough(share: float) -> int:
     return int(np.ceil(1 / share))
 
 
-def _split(rng: np.random.Generator, n: int, shares: Sequence[float]) -> list[Indices]:
-    return [np.sort(part) for part in np.split(rng.permutation(n), _edges(n, shares[:-1]))]
+def _split(rng: np.random.Generator | None, n: int, shares: Sequence[float]) -> list[Indices]:
+    order = np.arange(n) if rng is None else rng.permutation(n)
+    return [np.sort(part) for part in np.split(order, _edges(n, shares[:-1]))]

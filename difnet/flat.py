@@ -6,14 +6,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from difnet.errors import ConfigError
+from difnet.meta import Each, in_turn
 
 PLAIN = (
-    nn.Sequential, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.Identity,
-    nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.GELU,
+    nn.Sequential, nn.Linear, nn.Flatten, nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.GELU,
 )  # fmt: skip
+
+OWN_WEIGHTS_COST = (nn.modules.conv._ConvNd, nn.RNNBase)  # slower mapped over weights than one after another
 
 
 class Piece(NamedTuple):
@@ -61,6 +63,17 @@ class FlatModel:
     def is_plain(self) -> bool:
         """Whether every layer is of a kind through which one derivative for all tasks at once is known to be right."""
         return all(type(layer) in PLAIN for layer in self.module.modules())
+
+    @property
+    def each(self) -> Each:
+        """How a function of one task, and so of one set of weights, is best applied to many: mapped, or in turn."""
+        slow = any(isinstance(layer, OWN_WEIGHTS_COST) for layer in self.module.modules())
+        return in_turn if slow else vmap
+
+    @property
+    def is_transductive(self) -> bool:
+        """Whether a prediction depends on the other samples of its batch: batch normalisation with batch statistics."""
+        return any(isinstance(layer, nn.modules.batchnorm._NormBase) for layer in self.module.modules())
 
     def signature(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes in the order of the flat vector: what two agents must agree on."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from difnet.config import load
+from difnet.data.progress import heard_by, spoken
 from difnet.errors import ConfigError, DifnetError, EnvironmentLacks
 from difnet.gathering import Held
 from difnet.lifetime import die_with_parent
@@ -25,11 +26,12 @@ from difnet.machine import environment, process_for_tensors
 from difnet.process import Assignment, run_agent
 from difnet.registry import Control
 from difnet.scoring import check_target, score
-from difnet.steps import compile_steps
+from difnet.steps import compile_steps, describe
 from difnet.topology import Topology
-from difnet.workload import Workload, build
+from difnet.workload import Workload, build, check_device
 
 GRACE_S = 3.0
+DEVICE_TIMEOUT_S = 60.0
 GONE_S = 1.0  # a launcher that is being killed takes a moment to be gone
 LOG_TAIL_LINES = 12
 
@@ -80,7 +82,7 @@ def _fork_and_supervise(agents: Sequence[int], registry: str, token: str, listen
             children[child.fd] = child
         with Control(registry, token) as control:
             control.say("host", {"agents": list(agents)})
-            return supervise(children, control, launcher, assignment.workload)
+            return supervise(children, control, launcher, assignment)
     finally:
         end_all(children)
 
@@ -92,24 +94,53 @@ def prepare(control: Control, registry: str, token: str, listen: str) -> tuple[A
     """
     control.say("configuration?", {})
     run = control.expect("run", 30.0)
-    config = load(settings=run["config"])
+    asked = load(settings=run["config"])
+    config = asked.model_copy(update={"device": "cpu"})  # another device would not survive the fork
     topology = Topology.from_dict(run["topology"])
 
     def say(text: str) -> None:
         control.say("note", {"text": text})
 
     try:
-        workload = build(config, topology.agents, topology.hub)
-        check_target(workload)
-        steps = compile_steps(workload, say)
+        if asked.device != "cpu":
+            check_device_aside(asked.device)
+        with heard_by(spoken(say)):
+            workload = build(config, topology.agents, topology.hub)
+            check_target(workload)
+            steps = compile_steps(workload, say)
     except DifnetError as error:
         control.say("failed", {"reason": str(error), "exit_code": error.exit_code})
         raise
-    control.say("prepared", {"engine": steps.engine, "flops": steps.flops or 0, "parameters": workload.model.size,
-                             "length": workload.length, "server": workload.hub, "environment": environment()})
+    control.say("prepared", {**describe(workload, steps), "environment": environment()})
     hashes = {**run["hashes"], "model": workload.fingerprint()}
-    assignment = Assignment(workload, steps, topology, hashes, run["run"], registry, token, listen)
+    assignment = Assignment(workload, steps, topology, hashes, run["run"], registry, token, listen, asked.device)
     return assignment, Path(run["folder"])
+
+
+def check_device_aside(device: str) -> None:
+    """Ask a child whether a device can be used: what is begun on one does not survive the fork of the agents.
+
+    Raises: EnvironmentLacks, if it cannot, or the child does not say so in time.
+    """
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            check_device(device)
+        except EnvironmentLacks as error:
+            os.write(writable, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writable)
+    fd = os.pidfd_open(pid)
+    answered = wait([fd], DEVICE_TIMEOUT_S)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with open(readable, "rb") as pipe:
+        reason = pipe.read().decode()
+    os.close(fd)
+    if not answered or reason:
+        raise EnvironmentLacks(reason or f"--device {device} did not answer within {DEVICE_TIMEOUT_S:.0f} s")
 
 
 def fork_agent(k: int, assignment: Assignment, folder: Path) -> Child:
@@ -137,7 +168,7 @@ def fork_agent(k: int, assignment: Assignment, folder: Path) -> Child:
     return Child(k, pid, os.pidfd_open(pid), log)
 
 
-def supervise(children: dict[int, Child], control: Control, launcher: int, workload: Workload) -> int:
+def supervise(children: dict[int, Child], control: Control, launcher: int, assignment: Assignment) -> int:
     """Report who ends and how, test the models that came out when asked to, and stay until that is over.
 
     It is over when the registry says so, or the launcher is gone, or nothing was asked for a while after all had ended.
@@ -157,7 +188,7 @@ def supervise(children: dict[int, Child], control: Control, launcher: int, workl
             if kind == "end":
                 ending_since = ending_since or time.monotonic()
             elif kind == "score":
-                say_scores(workload, control, body)
+                say_scores(assignment.on_device(), control, body)
                 idle_since = time.monotonic()
         if children:
             idle_since = time.monotonic()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 
-from difnet.meta import Batch, Loss, Tasks, fit, hessian_product
+from difnet.meta import Batch, Each, Loss, Tasks, fit, hessian_product
 
 
 class Solution(NamedTuple):
@@ -76,7 +76,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, *, steps:
 
 def imaml(
     loss: Loss, w: Tensor, tasks: Tasks, *, weight: float, inner_lr: float, inner_steps: int, cg_steps: int,
-    damping: float = 0.0,
+    damping: float = 0.0, each: Each = vmap,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """iMAML's meta-gradient over a batch of tasks, a mean, and how far its two approximations can be trusted.
 
@@ -103,7 +103,7 @@ def imaml(
         solution = conjugate_gradient(product, slope, steps=cg_steps)
         return query_loss, torch.linalg.vector_norm(inner_slope), solution
 
-    query_loss, proximal_residual, solution = vmap(one)(tasks)
+    query_loss, proximal_residual, solution = each(one)(tasks)
     return solution.x.mean(0), {
         "loss": query_loss.mean(),
         "proximal_residual": proximal_residual.mean(),

@@ -14,7 +14,7 @@ from typing import Any
 
 from difnet import catalog, events
 from difnet.config import RunConfig
-from difnet.errors import AgentLost, ConfigError, DifnetError
+from difnet.errors import AgentLost, DifnetError
 from difnet.events import Event
 from difnet.lifetime import asked_to_stop, owned, sweep
 from difnet.recorder import Recorder, Scored
@@ -31,8 +31,6 @@ def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: No
     Args: `listen` hears every network-level event.
     Raises: DifnetError, if it cannot start.
     """
-    if config.device != "cpu":
-        raise ConfigError(f"agent processes compute on the cpu, not on {config.device!r}; use difnet simulate --device")
     topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
     place = catalog.load("places", config.place)
     recorder = Recorder(config, topology, "launch", listen)
@@ -123,8 +121,7 @@ class Launch:
     def _say_who_is_ready(self) -> None:
         registry, recorder = self.registry, self.recorder
         if registry.started and recorder.ready_s is None:
-            p = self._prepared
-            recorder.ready(p["engine"], p["parameters"], p["length"], p["flops"] or None, p["server"], p["environment"])
+            recorder.ready(self._prepared)
         elif not registry.started and registry.registered and time.monotonic() - self._said_at > SAY_S:
             self._said_at = time.monotonic()
             recorder.note(f"{registry.registered}/{recorder.topology.agents} agents here, {registry.joined} connected")

@@ -6,17 +6,19 @@ tasks, because a compiled function that differentiates twice through `torch.auto
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, vmap
+from torch.func import grad, grad_and_value, vjp, vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from difnet.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]  # inputs (n, ...) and targets (n, ...)
 Loss = Callable[[Tensor, Batch], Tensor]  # (w, batch) -> scalar, a mean over the samples
 HessianProduct = Callable[[Loss, Tensor, Batch, Tensor], Tensor]  # (loss, w, batch, v) -> the Hessian at w times v
+Each = Callable[[Callable[..., Any]], Callable[..., Any]]  # a function of one task -> of a batch: vmap, or `in_turn`
 
 
 class Tasks(NamedTuple):
@@ -24,6 +26,24 @@ class Tasks(NamedTuple):
 
     support: Batch
     query: Batch
+
+
+def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of one task as a function of a batch of tasks, one after another: what `vmap` gives, otherwise made.
+
+    Faster than `vmap` where every task has convolutions with weights of its own, and there is no need to have all of
+    them in memory at once.
+
+    Args: `function`, of tensors, or tuples of them, whose leading size is then that of the tasks; it returns the same.
+    """
+
+    def of_all(*batches: Any) -> Any:
+        inputs, shape = tree_flatten(batches)
+        outputs = [tree_flatten(function(*tree_unflatten(one, shape))) for one in zip(*inputs, strict=True)]
+        return tree_unflatten([torch.stack(tensors) for tensors in zip(*(o for o, _ in outputs), strict=True)],
+                              outputs[0][1])  # fmt: skip
+
+    return of_all
 
 
 def fit(loss: Loss, w: Tensor, support: Batch, *, inner_lr: float | Tensor, inner_steps: int) -> Tensor:
@@ -38,31 +58,37 @@ def fit(loss: Loss, w: Tensor, support: Batch, *, inner_lr: float | Tensor, inne
 
 def maml(
     loss: Loss, w: Tensor, tasks: Tasks, *, inner_lr: float | Tensor, inner_steps: int, order: int = 2,
-    together: bool = False,
+    together: bool = False, each: Each = vmap,
 ) -> tuple[Tensor, Tensor]:
     """The meta-gradient over a batch of tasks and the query loss after the inner steps, both means; adjoint form.
 
     For each task v_J = grad Q(theta_J) and v_j = v_{j+1} - H_j (inner_lr * v_{j+1}), H_j the support loss's Hessian at
     theta_j; the meta-gradient is the mean of v_0. With order 1 (FOMAML) it is the mean of v_J. Memory is almost flat in
-    the number of steps. `together` takes the last product for all tasks at once, because they share theta_0 = w: faster
-    (a fifth of the whole, compiled), but wrong where PyTorch differentiates through a mapped normalisation with weights
-    (grad(vmap(grad)) of batch and layer norm: seen with 2.13, no error); `FlatModel.is_plain` says where it is right.
+    the number of steps: of the last one alone the graph is kept. `together` takes the last product for all tasks at
+    once, because they share theta_0 = w: faster (a fifth of the whole, compiled), but wrong where PyTorch
+    differentiates through a mapped normalisation with weights (grad(vmap(grad)) of batch and layer norm: seen with
+    2.13, no error); `FlatModel.is_plain` says where it is right.
 
     Returns: gradient (M,), query loss ().
     Source: Kayaalp, Vlaski, Sayed, "Distributed Meta-Learning with Networked Agents", eq. (4), for one step.
     """
 
     def down_to_first_step(task: Tasks) -> tuple[Tensor, Tensor]:
-        thetas = [w]
-        for _ in range(inner_steps):
-            thetas.append(fit(loss, thetas[-1], task.support, inner_lr=inner_lr, inner_steps=1))
-        v, query_loss = grad_and_value(loss)(thetas[-1], task.query)
-        if order == 2:
-            for theta in reversed(thetas[1:-1] if together else thetas[:-1]):
+        def step(theta: Tensor) -> Tensor:
+            return fit(loss, theta, task.support, inner_lr=inner_lr, inner_steps=1)
+
+        thetas, keeps_last = [w], order == 2 and inner_steps > together
+        for _ in range(inner_steps - keeps_last):
+            thetas.append(step(thetas[-1]))
+        theta, pull = vjp(step, thetas[-1]) if keeps_last else (thetas[-1], None)  # type: ignore[misc]
+        v, query_loss = grad_and_value(loss)(theta, task.query)
+        if pull is not None:
+            (v,) = pull(v)
+            for theta in reversed(thetas[together:-1]):
                 v = v - hessian_product(loss, theta, task.support, inner_lr * v)
         return v, query_loss
 
-    v, query_loss = vmap(down_to_first_step)(tasks)
+    v, query_loss = each(down_to_first_step)(tasks)
     if order == 1 or not together or inner_steps == 0:
         return v.mean(0), query_loss.mean()
 
@@ -75,7 +101,8 @@ def maml(
 
 
 def reptile(
-    loss: Loss, w: Tensor, tasks: Tasks, *, inner_lr: float | Tensor, inner_steps: int, order: int = 1
+    loss: Loss, w: Tensor, tasks: Tasks, *, inner_lr: float | Tensor, inner_steps: int, order: int = 1,
+    each: Each = vmap,
 ) -> tuple[Tensor, Tensor]:
     """Reptile's direction w - theta_J and the query loss after the inner steps, both means over a batch of tasks.
 
@@ -90,12 +117,12 @@ def reptile(
         theta = fit(loss, w, task.support, inner_lr=inner_lr, inner_steps=inner_steps)
         return w - theta, loss(theta, task.query)
 
-    directions, query_loss = vmap(one)(tasks)
+    directions, query_loss = each(one)(tasks)
     return directions.mean(0), query_loss.mean()
 
 
 def meta_sgd(
-    loss: Loss, w: Tensor, rates: Tensor, tasks: Tasks, *, inner_steps: int, order: int = 2
+    loss: Loss, w: Tensor, rates: Tensor, tasks: Tasks, *, inner_steps: int, order: int = 2, each: Each = vmap
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of the query loss after the inner steps by w and by the inner rates, and that loss; all means.
 
@@ -128,12 +155,12 @@ def meta_sgd(
                 v = v - hessian_product(loss, theta, task.support, rates * v)
         return v, by_rates, query_loss
 
-    by_w, by_rates, query_loss = vmap(one)(tasks)
+    by_w, by_rates, query_loss = each(one)(tasks)
     return by_w.mean(0), by_rates.mean(0), query_loss.mean()
 
 
 def per_fedavg(
-    loss: Loss, w: Tensor, tasks: Tasks, *, inner_lr: float, product: HessianProduct | None = None
+    loss: Loss, w: Tensor, tasks: Tasks, *, inner_lr: float, product: HessianProduct | None = None, each: Each = vmap
 ) -> tuple[Tensor, Tensor]:
     """Per-FedAvg's direction over a batch of tasks and the loss after the inner step, both means.
 
@@ -161,7 +188,7 @@ def per_fedavg(
             v = v - inner_lr * product(loss, w, (x[half:], y[half:]), v)
         return v, value
 
-    directions, values = vmap(one)(tasks)
+    directions, values = each(one)(tasks)
     return directions.mean(0), values.mean()
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -18,10 +18,10 @@ from difnet.machine import cpu_seconds, memory_peak, memory_pss
 from difnet.mixing import column
 from difnet.offline import train_alone
 from difnet.registry import Control
-from difnet.steps import Steps, evaluated
+from difnet.steps import Steps, compile_steps, elsewhere, evaluated
 from difnet.topology import Topology
 from difnet.transport import Identity, Patience, Transport
-from difnet.workload import TaskStream, Workload
+from difnet.workload import TaskStream, Workload, build
 
 PROGRESS_S, MEMORY_S, AGREEMENT_S, LEAVE_S = 0.5, 5.0, 10.0, 10.0
 
@@ -38,6 +38,20 @@ class Assignment:
     registry: str
     token: str
     listen: str  # where to bind, "{agent}" standing for its number
+    device: str = "cpu"  # of the steps; any other is first used after the fork, which it would not survive
+
+    def on_device(self) -> Workload:
+        """The workload where the run wants it to be computed."""
+        if self.device == "cpu":
+            return self.workload
+        return build(self.workload.config.model_copy(update={"device": self.device}), self.topology.agents,
+                     self.topology.hub)  # fmt: skip
+
+    def settled(self) -> "Assignment":
+        """For the process that computes it: with the steps of its device."""
+        if self.device == "cpu":
+            return self
+        return replace(self, steps=elsewhere(compile_steps(self.on_device(), print), self.device))
 
 
 class Reporter:
@@ -144,6 +158,7 @@ class Reporter:
 
 def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     """Be agent k until the run is over. Returns the process's exit status."""
+    assignment = assignment.settled()
     workload, topology, config = assignment.workload, assignment.topology, assignment.workload.config
     is_client = workload.hub is not None and k != workload.hub
     with Control(assignment.registry, assignment.token) as control:

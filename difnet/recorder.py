@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,21 +100,20 @@ class Recorder:
         """Since the first iteration, or since the command began while there was none."""
         return time.monotonic() - self.began - (self.ready_s or 0.0)
 
-    def ready(
-        self, engine: str, parameters: int, length: int, flops: int | None, server: int | None,
-        environment: dict[str, Any],
-    ) -> None:  # fmt: skip
+    def ready(self, prepared: Mapping[str, Any]) -> None:
         """Every agent is about to begin its first iteration.
 
-        Args: `length`, the values in a message; `flops` of one adapt step; `server`, the hub that serves, if one does.
+        Args: `prepared`, the fields of Facts that are known by then: all but how long it took.
         """
-        self.facts = Facts(engine, parameters, length, flops, server, time.monotonic() - self.began)
-        self.gathering.server = server
-        if server is not None:
+        f = self.facts = Facts(**prepared, ready_s=time.monotonic() - self.began)
+        self.gathering.server = f.server
+        if f.server is not None:
             self.topology = self.topology.served()
             self._write_topology()
-        (self.folder / "environment.json").write_text(json.dumps(environment, indent=2))
-        self.emit(Ready(self.facts.ready_s, engine, parameters, server, self.topology.mixing_rate))
+        for name, document in (("environment", f.environment), ("partition", f.manifest)):
+            if document is not None:
+                (self.folder / f"{name}.json").write_text(json.dumps(document, indent=2))
+        self.emit(Ready(f.ready_s, f.engine, f.parameters, f.server, self.topology.mixing_rate))
 
     def pulse(self) -> None:
         """Record how the network is doing."""
@@ -237,15 +236,16 @@ class Recorder:
         return Held(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype))
 
     def _save_launch_model(self) -> None:
-        held = self._launch_model()
-        if held is None:
+        held, f, c = self._launch_model(), self.facts, self.config
+        if held is None or f is None:
             return
-        M = self.facts.parameters if self.facts else len(held.w)
-        learnt = {"w": held.w[:M]} | ({"inner_lr": held.w[M:]} if len(held.w) > M else {})
-        c = self.config
-        save(self.folder / "launch-model.safetensors", learnt,
-             {"task": c.task.model_dump_json(), "model": c.model.model_dump_json() if c.model else "",
-              "iteration": str(held.iteration), "agents": str(len(self.gathering.holders))})  # fmt: skip
+        learnt = {"w": held.w[: f.parameters]} | (
+            {"inner_lr": held.w[f.parameters :]} if len(held.w) > f.parameters else {})
+        about = {"task": c.task.model_dump(), "model": f.model, "algorithm": c.algorithm.model_dump(),
+                 "inner_lr": c.inner_lr, "inner_steps": c.inner_steps, "iteration": held.iteration,
+                 "agents": len(self.gathering.holders), "transductive": f.transductive,
+                 "parameters": f.pieces}  # fmt: skip
+        save(self.folder / "launch-model.safetensors", learnt, {name: json.dumps(x) for name, x in about.items()})
 
     def _save_state(self, event: Finished, tensors: Sequence[np.ndarray]) -> None:
         w, *slots = tensors

@@ -32,6 +32,7 @@ from difnet.events import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch.nn import Module
 
 Columns = dict[str, np.ndarray]
 
@@ -102,6 +103,15 @@ class Run:
     def plot(self) -> "Plots":
         """Pictures of this run: `run.plot.consensus()`, `run.plot.loss()`, `run.plot.network()`."""
         return Plots(self)
+
+    def launch_model(self) -> "Module":
+        """The trained launch model as a network, ready to be fitted or to predict.
+
+        Raises: RunFolderError, if the folder has none; ConfigError, if it is of a module that is not here.
+        """
+        from difnet.launch_models import read
+
+        return read(self.folder).module()
 
     def fact(self, name: str) -> Any:
         """A fact such as "topology" or "seed": from the summary, else the first event, else the config; or None."""

@@ -21,8 +21,9 @@ from difnet import engine
 from difnet.agent import owned
 from difnet.algorithms import Info, State
 from difnet.config import RunConfig
+from difnet.data.progress import heard_by, spoken
 from difnet.errors import Diverged
-from difnet.events import Edge, Evaluated, Event, Finished, Progress, Snapshot, TrainedAlone
+from difnet.events import Edge, Evaluated, Event, Finished, Note, Progress, Snapshot, TrainedAlone
 from difnet.federation import weighted_mean
 from difnet.lifetime import asked_to_stop
 from difnet.machine import cores, cpu_seconds, environment, memory_peak, memory_pss, process_for_tensors
@@ -32,7 +33,7 @@ from difnet.offline import train_alone
 from difnet.recorder import Recorder
 from difnet.scoring import check_target, score
 from difnet.seeding import Purpose, generator
-from difnet.steps import Steps, compile_steps, evaluated, flat_adapt, unflatten_step
+from difnet.steps import Steps, compile_steps, describe, evaluated, flat_adapt, unflatten_step
 from difnet.topology import Topology, load
 from difnet.workload import TaskStream, Workload, build, steps_of
 
@@ -58,13 +59,14 @@ def simulate(config: RunConfig, listen: Callable[[Event], None] = lambda event: 
 
 def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, Any]:
     topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
-    workload = build(config, topology.agents, topology.hub)
-    check_target(workload)
-    recorder = Recorder(config, topology, "simulate", listen)
-    recorder.start()
-    steps = compile_steps(workload, recorder.note)
+    with heard_by(spoken(lambda text: listen(Note(text, 0.0)))):
+        workload = build(config, topology.agents, topology.hub)
+        check_target(workload)
+        recorder = Recorder(config, topology, "simulate", listen)
+        recorder.start()
+        steps = compile_steps(workload, recorder.note)
     adapt = exact(workload, steps) if config.simulator == "exact" else batched(workload, recorder.note)
-    recorder.ready(steps.engine, workload.model.size, workload.length, steps.flops, workload.hub, environment())
+    recorder.ready({**describe(workload, steps), "environment": environment()})
     with asked_to_stop() as stop:
         simulation = Simulation(workload, steps, topology, recorder, stop)
         try:
@@ -294,7 +296,7 @@ def batched(workload: Workload, say: engine.Say) -> Adapt:
     kernel = engine.prepare(
         {f"the adapt step of {size} agents": (
             lambda inputs: list(over_agents(*inputs)), [torch.stack([t] * size) for t in example])},
-        workload.config.engine, say, torch.get_num_threads(),
+        workload.engine, say, torch.get_num_threads(),
     ).popitem()[1]  # fmt: skip
 
     def adapt(state: State, step: int, rows: Sequence[int]) -> tuple[State, Info]:

@@ -1,7 +1,8 @@
 """What an agent runs: the workload's functions, traced and compiled."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def compile_steps(workload: Workload, say: engine.Say) -> Steps:
     first = workload.first_state(workload.clients[0]).w
 
     def scores(w: Tensor, tasks: Tasks | Sequence[Tasks]) -> Tensor:
-        every = evaluate(workload.measure, algorithm.fit, w, tasks, config.eval_steps)
+        every = evaluate(workload.measure, algorithm.fit, w, tasks, config.eval_steps, workload.model.each)
         by_samples = weights(tasks).to(every)
         return torch.einsum("t,tsf->sf", by_samples / by_samples.sum(), every)
 
@@ -45,7 +46,7 @@ def compile_steps(workload: Workload, say: engine.Say) -> Steps:
             lambda inputs: [scores(inputs[0], Tasks((inputs[1], inputs[2]), (inputs[3], inputs[4])))],
             [first, *validation.support, *validation.query],
         )  # fmt: skip
-    kernels = engine.prepare(functions, config.engine, say)
+    kernels = engine.prepare(functions, workload.engine, say)
 
     def evaluation(w: Tensor) -> Tensor:
         if isinstance(validation, Tasks):
@@ -62,7 +63,35 @@ def compile_steps(workload: Workload, say: engine.Say) -> Steps:
 
     adapt = step("the adapt step")
     alone = step("the offline step") if workload.offline_steps else None
-    return Steps(adapt, evaluation, alone, kernels["the adapt step"].engine, kernels["the adapt step"].flops)
+    flops = engine.count_flops(*functions["the adapt step"])
+    return Steps(adapt, evaluation, alone, kernels["the adapt step"].engine, flops)
+
+
+def elsewhere(steps: Steps, device: str) -> Steps:
+    """The same steps for an agent whose states and tasks are on the CPU: they go to the device, results come back."""
+
+    def away(adapt: Adapt) -> Adapt:
+        def there_and_back(state: State, tasks: Tasks) -> tuple[State, Info]:
+            (sx, sy), (qx, qy) = ((x.to(device), y.to(device)) for x, y in tasks)
+            begun = State(state.w.to(device), state.phi.to(device), tuple(slot.to(device) for slot in state.slots))
+            after, info = adapt(begun, Tasks((sx, sy), (qx, qy)))
+            slots = tuple(slot.cpu() for slot in after.slots)
+            return State(state.w, after.phi.cpu(), slots), {name: figure.cpu() for name, figure in info.items()}
+
+        return there_and_back
+
+    alone = away(steps.alone) if steps.alone else None
+    return replace(steps, adapt=away(steps.adapt), evaluate=lambda w: steps.evaluate(w.to(device)).cpu(), alone=alone)
+
+
+def describe(workload: Workload, steps: Steps) -> dict[str, Any]:
+    """What a record has to know of a workload and its steps."""
+    manifest = getattr(workload.family, "manifest", None)
+    return {
+        "engine": steps.engine, "flops": steps.flops, "parameters": workload.model.size, "length": workload.length,
+        "server": workload.hub, "model": workload.choice.model_dump(), "pieces": workload.model.signature(),
+        "transductive": workload.model.is_transductive, "manifest": manifest() if manifest else None,
+    }  # fmt: skip
 
 
 def flat_adapt(workload: Workload, algorithm: Algorithm) -> tuple[engine.Function, list[Tensor], list[str]]:

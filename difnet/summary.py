@@ -20,7 +20,12 @@ class Facts(NamedTuple):
     length: int  # L, values in a message
     flops: int | None  # of one adapt step of one agent
     server: int | None  # the hub that serves
-    ready_s: float
+    model: dict[str, Any]  # by name, with every option
+    pieces: list[Any]  # [name, shape] of its parameters, in the order of the flat vector
+    transductive: bool  # a prediction depends on the other samples of its batch
+    manifest: dict[str, Any] | None  # who has what data; None where the task family has no data of its own
+    environment: dict[str, Any]
+    ready_s: float = 0.0
 
 
 def summarise(
@@ -51,6 +56,7 @@ def summarise(
         "bytes": _bytes(g, on_wire), "flops": facts.flops * steps if facts and facts.flops else None,
         "reported": g.figures(),
         "energy": energy, "communication": _communication(config, topology, g, facts),
+        "transductive": facts.transductive if facts else None,
         "server": _server(config, g, facts, seconds), "offline": _offline(config, g),
         "missed_exchanges": pulse.missed, "refused_messages": g.total("refused"),
         "one_sided_exchanges": g.one_sided_exchanges(), "lost_agents": sorted(g.lost),

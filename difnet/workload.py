@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from difnet import catalog
 from difnet.algorithms import Algorithm, State
-from difnet.config import RunConfig, Server
+from difnet.config import FROM, Choice, RunConfig, Server
 from difnet.errors import ConfigError, EnvironmentLacks
 from difnet.flat import FlatModel, flatten
-from difnet.meta import Batch, Loss, Tasks
+from difnet.launch_models import LaunchModel, read
+from difnet.meta import Batch, Loss, Tasks, in_turn
 from difnet.rounds import Rounds
 from difnet.seeding import NETWORK, Purpose, generator
 from difnet.tasks import TaskFamily
@@ -25,7 +26,7 @@ from difnet.topology import stars
 
 MOST_BLOCK, BLOCK_VALUES, MOST_MEASURED = 32, 2**18, 2**16
 OFFLINE_STEPS, OFFLINE_TRAINER = 2000, "dsgd"
-COMMON_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations")
+ALGORITHM_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations")
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,42 @@ class Workload:
     hub: int | None  # the agent that serves, without tasks of its own; None: there is no server
     family: TaskFamily
     unseen: TaskFamily  # the same family, with the samples per task that validation and test tasks have
+    choice: Choice  # the model by name, with every option that the task family or the user gave it
     model: FlatModel
     algorithm: Algorithm
     offline: Algorithm  # what each agent trains with alone, before the first iteration
     dtype: torch.dtype
     block: int  # adapt steps whose tasks are drawn together
 
+    @cached_property
+    def given(self) -> LaunchModel | None:
+        """The launch model that `init = "from:FILE"` names.
+
+        Raises: ConfigError, if it cannot be read or is of another model.
+        """
+        if not self.config.init.startswith(FROM):
+            return None
+        given = read(self.config.init.removeprefix(FROM))
+        given.check_fits(self.model.signature(), f"this run's model {self.choice.name!r}")
+        return given
+
     def first_launch_model(self, k: int) -> Tensor:
-        """w_{k,0}, shape (M,): the same for all agents, or each its own with `init = "separate"`."""
+        """w_{k,0}, shape (M,): the same for all agents, or each its own with `init = "separate"`; or from a file."""
+        if self.given is not None:
+            return self.given.w.to(self.config.device, self.dtype, copy=True)
         owner = NETWORK if self.config.init == "common" else k
         seed = int(generator(self.config.seed, Purpose.INIT, owner).integers(2**62))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return flatten(_build_model(self.config, self.family), self.dtype).to(self.config.device)
+            return flatten(build_model(self.choice), self.dtype).to(self.config.device)
 
     def first_state(self, k: int) -> State:
-        """The state agent k starts from."""
-        return self.algorithm.init(self.first_launch_model(k))
+        """The state agent k starts from; where it learns inner rates too and the file has some, from these."""
+        state = self.algorithm.init(self.first_launch_model(k))
+        if self.given is None or self.given.rates is None or len(state.w) != len(self.given.state):
+            return state
+        begun = self.given.state.to(self.config.device, self.dtype, copy=True)
+        return state._replace(w=begun, phi=begun)
 
     def fingerprint(self) -> str:
         """A hash of what two agents must share to combine states: parameters in order, and what is done to them."""
@@ -118,12 +138,17 @@ class Workload:
         return self._placed(drawn)
 
     def validation_tasks(self) -> Tasks | Sequence[Tasks]:
-        """The tasks that a launch model is tested on in training: held-out clients where the family has any."""
+        """The tasks that a launch model is tested on in training: `eval_tasks` held-out clients where there are any."""
         return self._unseen("validation", self.config.eval_tasks, Purpose.VALIDATE)
 
     def test_tasks(self) -> Tasks | Sequence[Tasks]:
         """The tasks that are kept for the end: other tasks, other clients."""
         return self._unseen("test", self.config.test_tasks, Purpose.TEST)
+
+    @property
+    def engine(self) -> str:
+        """How kernels run: as the run says; unless told, what runs task after task is neither traced nor compiled."""
+        return "eager" if self.config.engine == "auto" and self.model.each is in_turn else self.config.engine
 
     @property
     def has_tests(self) -> bool:
@@ -132,7 +157,10 @@ class Workload:
 
     def _unseen(self, part: str, count: int, purpose: Purpose) -> Tasks | Sequence[Tasks]:
         if (held_out := getattr(self.unseen, "held_out", None)) is not None:
-            return [self._placed(task) for task in held_out(part)]
+            most = count if part == "validation" else None
+            return [self._placed(task) for task in held_out(part)[:most]]
+        if (draw_unseen := getattr(self.unseen, "draw_unseen", None)) is not None:
+            return self._placed(draw_unseen(part, count, generator(self.config.seed, purpose)))
         return self.draw(None, count, generator(self.config.seed, purpose))
 
     def _placed(self, drawn: Tasks) -> Tasks:
@@ -177,43 +205,45 @@ def build(config: RunConfig, agents: int, hub: int | None = None) -> Workload:
     Args: `hub`, the centre of a star, which serves if the algorithm lets it.
     Raises: ConfigError, if a plug-in is unknown, refuses its options or does not fit the others.
     """
-    _check_device(config.device)
+    check_device(config.device)
     dtype = getattr(torch, config.dtype)
-    family = _make_family(config, agents - (hub is not None))
+    family = make_family(config, agents - (hub is not None))
+    choice = _choose_model(config, family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = FlatModel(_build_model(config, family).to(config.device, dtype))
+        model = FlatModel(build_model(choice).to(config.device, dtype))
 
     def loss(w: Tensor, batch: Batch) -> Tensor:
         return family.loss(model(w, batch[0]), batch[1])
 
-    algorithm = _make_algorithm(config, config.algorithm.name, config.algorithm.options, model, loss)
-    offline = _make_algorithm(config, OFFLINE_TRAINER, {}, model, loss, outer_lr=config.offline_lr, optimizer="adam")
+    algorithm = make_algorithm(config, config.algorithm.name, config.algorithm.options, model, loss)
+    offline = make_algorithm(config, OFFLINE_TRAINER, {}, model, loss, outer_lr=config.offline_lr, optimizer="adam")
     server = _who_serves(config, algorithm, agents, hub)
     if hub is not None and server is None:
-        family = _make_family(config, agents)  # the hub is an agent like the others, with tasks of its own
+        family = make_family(config, agents)  # the hub is an agent like the others, with tasks of its own
     same = config.eval_shots is None and config.eval_queries is None
-    unseen = family if same else _make_family(config, agents - (server is not None), unseen=True)
-    workload = Workload(config, agents, server, family, unseen, model, algorithm, offline, dtype, 1)
+    unseen = family if same else make_family(config, agents - (server is not None), unseen=True)
+    workload = Workload(config, agents, server, family, unseen, choice, model, algorithm, offline, dtype, 1)
     workload.rounds.check()
     values = _check_family(workload)
     return replace(workload, block=max(1, min(MOST_BLOCK, BLOCK_VALUES // values)))
 
 
-def _make_family(config: RunConfig, clients: int, unseen: bool = False) -> TaskFamily:
+def make_family(config: RunConfig, clients: int, unseen: bool = False) -> TaskFamily:
     shots, queries = config.shots, config.queries
     if unseen:
         shots, queries = config.eval_shots or shots, config.eval_queries or queries
-    return _make("tasks", config.task.name, config.task.options, agents=clients, shots=shots, queries=queries)
+    common = {"agents": clients, "shots": shots, "queries": queries}
+    words = _taken("tasks", config.task.name, {"data_dir": config.data_dir})
+    return _make("tasks", config.task.name, config.task.options, **common, **words)
 
 
-def _make_algorithm(
+def make_algorithm(
     config: RunConfig, name: str, options: dict, model: FlatModel, loss: Loss, **otherwise: Any
 ) -> Algorithm:
     """An algorithm with those of the common words that its factory takes."""
-    taken = inspect.signature(catalog.load("algorithms", name)).parameters
-    words = {word: getattr(config, word) for word in COMMON_WORDS} | otherwise
-    return _make("algorithms", name, options, model, loss, **{n: v for n, v in words.items() if n in taken})
+    words = {word: getattr(config, word) for word in ALGORITHM_WORDS} | otherwise
+    return _make("algorithms", name, options, model, loss, **_taken("algorithms", name, words))
 
 
 def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int | None) -> int | None:
@@ -242,12 +272,27 @@ def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int |
     return hub
 
 
-def _build_model(config: RunConfig, family: TaskFamily) -> torch.nn.Module:
+def _choose_model(config: RunConfig, family: TaskFamily) -> Choice:
+    """The model a run names, else the family's own; what is not said of it is as the family's samples need it."""
     name, options = (config.model.name, config.model.options) if config.model else (family.default_model, {})
-    module = _make("models", name, options)
+    return Choice(name=name, options=_taken("models", name, getattr(family, "model_words", {})) | options)
+
+
+def build_model(choice: Choice) -> torch.nn.Module:
+    """A model from the catalog, initialised from torch's global generator.
+
+    Raises: ConfigError, if its factory is unknown, refuses its options, or makes something else.
+    """
+    module = _make("models", choice.name, choice.options)
     if not isinstance(module, torch.nn.Module):
-        raise ConfigError(f"model {name!r} returned a {type(module).__name__}; it must return a torch.nn.Module")
+        raise ConfigError(f"model {choice.name!r} returned a {type(module).__name__}; it must return a torch.nn.Module")
     return module
+
+
+def _taken(group: str, name: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the words that a factory's signature names."""
+    taken = inspect.signature(catalog.load(group, name)).parameters
+    return {word: value for word, value in words.items() if word in taken}
 
 
 def _make(group: str, name: str, options: dict, *args, **common):
@@ -258,7 +303,8 @@ def _make(group: str, name: str, options: dict, *args, **common):
         raise ConfigError(f"{group.rstrip('s')} {name!r} does not take these options: {error}") from error
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raises: EnvironmentLacks, if tensors cannot be made there."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

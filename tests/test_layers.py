@@ -18,14 +18,16 @@ PACKAGE = Path(difnet.__file__).parent
 
 LAYERS = {
     "maths": "errors flat seeding meta implicit backward spectra mixing federation evaluate scores distributions "
-             "optimizers channel",
+             "optimizers channel partitions baselines",
     "engine": "lifetime engine machine",
+    "data": "data",
     "plug-ins": "algorithms tasks models",
-    "descriptions": "catalog config events graphs topology rounds workload steps",
+    "descriptions": "catalog config events graphs launch_models topology rounds workload steps",
     "wire": "wire links sockets transport registry",
     "record": "energy costs gathering summary recorder",
     "runtimes": "agent hub offline scoring process simulator host launcher places",
-    "faces": "readable plain dashboard runs experiments drawing plots comparisons tables page report",
+    "faces": "readable plain dashboard runs experiments drawing plots comparisons holdings tables page report "
+             "unseen personal export card",
     "command line": "difnet cli __main__",
 }
 DOWN = {  # arrows against the rule, each with its reason; all are taken only when they are used
@@ -146,7 +148,7 @@ def test_the_maths_knows_no_sockets_files_clocks_or_processes(layer):
     """Nor random numbers that are not handed to it; `seeding` makes the generators, `spectra` a fixed start vector."""
     names = imported_by(*LAYERS[layer].split())
     allowed = {"collections", "typing", "math", "itertools", "enum", "functools", "dataclasses", "difflib",
-               "torch", "numpy", "networkx"}  # fmt: skip
+               "torch", "numpy", "networkx", "hashlib"}  # fmt: skip
     assert outer(names) <= allowed, f"the {layer} import {sorted(outer(names) - allowed)}"
 
 
@@ -178,7 +180,7 @@ def test_the_dashboard_knows_events_alone():
 
 
 def test_nothing_received_or_read_can_run():
-    """No pickle, no eval or exec, no torch.load, anywhere in the package."""
+    """No pickle, no eval or exec, no torch.load, anywhere in the package; one file writes a state_dict for others."""
     forbidden_modules = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "yaml"}
     found = []
     for path, imports in IMPORTS.items():
@@ -187,6 +189,8 @@ def test_nothing_received_or_read_can_run():
             if not isinstance(node, ast.Call):
                 continue
             call = ast.unparse(node.func)
+            if call == "torch.save" and module_of(path) == "export":
+                continue
             if call in ("eval", "exec", "compile", "__import__", "torch.load", "torch.save", "os.system", "os.popen"):
                 found.append(f"{path.name}:{node.lineno} calls {call}")
             if call.endswith(("np.load", "numpy.load", "read_gpickle")):
@@ -200,7 +204,8 @@ HEAVY = ["torch", "numpy", "networkx", "zmq", "rich", "pydantic", "msgpack", "sa
 
 
 @pytest.mark.parametrize("words", [["--help"], ["launch", "--help"], ["simulate", "--help"],
-                                   ["topology", "--help"], ["watch", "--help"]], ids=" ".join)  # fmt: skip
+                                   ["topology", "--help"], ["data", "--help"],
+                                   ["watch", "--help"]], ids=" ".join)  # fmt: skip
 def test_help_imports_nothing_heavy(words):
     """Help and completion answer at once; what is heavy is imported by what needs it."""
     program = (

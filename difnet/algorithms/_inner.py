@@ -29,8 +29,8 @@ def inner_rule(name: str, model: FlatModel, loss: Loss, *, inner_lr: float, inne
         learnt with the model: w is the two of them, (2M,)).
     """
     if name == "meta-sgd":
-        return _learning_rates(model.size, loss, inner_lr, inner_steps, order)
-    rule = reptile if name == "reptile" else partial(maml, together=model.is_plain)
+        return _learning_rates(model, loss, inner_lr, inner_steps, order)
+    rule = partial(reptile if name == "reptile" else partial(maml, together=model.is_plain), each=model.each)
 
     def rate(w: Tensor) -> float | Tensor:
         return inner_lr * model.head().to(w) if name == "anil" else inner_lr
@@ -44,12 +44,13 @@ def inner_rule(name: str, model: FlatModel, loss: Loss, *, inner_lr: float, inne
     return Inner(whole, gradient, fitted, whole)
 
 
-def _learning_rates(size: int, loss: Loss, inner_lr: float, inner_steps: int, order: int) -> Inner:
+def _learning_rates(model: FlatModel, loss: Loss, inner_lr: float, inner_steps: int, order: int) -> Inner:
     """Meta-SGD. A fit changes the model and keeps the rates."""
+    size = model.size
 
     def gradient(w: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
         by_model, by_rates, query_loss = meta_sgd(
-            loss, w[:size], w[size:], tasks, inner_steps=inner_steps, order=order
+            loss, w[:size], w[size:], tasks, inner_steps=inner_steps, order=order, each=model.each
         )
         return torch.cat([by_model, by_rates]), query_loss
 

@@ -49,7 +49,7 @@ def imaml(
     def adapt(state: State, tasks: Tasks) -> tuple[State, Info]:
         gradient, info = implicit.imaml(
             loss, state.w, tasks, weight=weight, inner_lr=inner_lr, inner_steps=inner_steps, cg_steps=cg_steps,
-            damping=damping,
+            damping=damping, each=model.each,
         )
         return state._replace(phi=gradient), info
 

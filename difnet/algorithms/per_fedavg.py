@@ -42,7 +42,7 @@ def per_fedavg(
     product = products[one_of("form", form or ("fo" if order == 1 else "exact"), products)]
 
     def adapt(state: State, tasks: Tasks) -> tuple[State, Info]:
-        v, value = direction(loss, state.w, tasks, inner_lr=inner_lr, product=product)
+        v, value = direction(loss, state.w, tasks, inner_lr=inner_lr, product=product, each=model.each)
         return state._replace(phi=state.w - outer_lr * v), {"loss": value}
 
     plain = fedavg(model, loss, inner_lr=inner_lr, optimizer="sgd", server=server, server_lr=server_lr, clip=clip)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from difnet.cli.screen import print_table
+
 if TYPE_CHECKING:
     from difnet.topology import Topology
 
@@ -50,7 +52,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        _print_table(["name", "agents", "graph", "weights", "note"], [list(row.values()) for row in found])
+        print_table(["name", "agents", "graph", "weights", "note"], [list(row.values()) for row in found])
 
 
 @command.command()
@@ -151,7 +153,7 @@ def weights(spec: str, matrix: str | None, as_json: bool) -> None:
             agreed = "the plain mean" if facts["doubly_stochastic"] else "a weighted mean"
             rounds = facts["iterations_to_agreement"]
             rows.append([name, f"{facts['mixing_rate']:.6f}", rounds, _yes(facts["doubly_stochastic"]), agreed])
-    _print_table(["rule", "mixing rate", "iterations to 1/1000", "doubly stochastic", "agrees on"], rows)
+    print_table(["rule", "mixing rate", "iterations to 1/1000", "doubly stochastic", "agrees on"], rows)
 
 
 def _mixing_facts(A: Any) -> dict[str, Any]:
@@ -208,26 +210,8 @@ def _print_facts(topology: Topology, facts: dict[str, Any]) -> None:
         "doubly stochastic": _yes(facts["doubly_stochastic"]),
         "agrees on": mean,
     }
-    _print_table(None, [[word, text] for word, text in lines.items() if text != ""])
+    print_table(None, [[word, text] for word, text in lines.items() if text != ""])
 
 
 def _yes(fact: bool) -> str:
     return "yes" if fact else "no"
-
-
-def _print_table(header: list[str] | None, rows: list[list[Any]]) -> None:
-    """Columns on stdout; colour only where a terminal shows it, and whole lines where none does."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=False)
-    table = Table(box=None, show_header=header is not None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for place, word in enumerate(header or [""] * len(rows[0])):
-        numbers = bool(rows) and all(isinstance(row[place], int) for row in rows)
-        table.add_column(word, style="bold" if place == 0 else "", justify="right" if numbers else "left")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)

@@ -3,10 +3,10 @@
 from torch import nn
 
 
-def logistic(inputs: int = 60, classes: int = 10) -> nn.Module:
+def logistic(inputs: int = 60, outputs: int = 10) -> nn.Module:
     """One linear layer, whose outputs are the classes' logits, PyTorch's own initialisation.
 
     >>> sum(p.numel() for p in logistic().parameters())
     610
     """
-    return nn.Linear(inputs, classes)
+    return nn.Linear(inputs, outputs)

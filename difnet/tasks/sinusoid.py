@@ -4,6 +4,7 @@ Source: Kayaalp, Vlaski, Sayed, "Distributed Meta-Learning with Networked Agents
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,13 @@ class Sinusoid:
             return self.own[agent], self.own[agent]
         width = (high - low) / self.agents
         return low + agent * width, low + (agent + 1) * width
+
+    def manifest(self) -> dict[str, Any]:
+        """Who has what: the amplitudes of every agent, and those of unseen tasks."""
+        agents = [[{"amplitude": list(self.interval(k))}] for k in range(self.agents)]
+        unseen = [{"amplitude": list(self.interval(None))}]
+        about = {"division": {"partition": "amplitudes"}, "phase": list(self.phase)}
+        return {**about, "agents": agents, "validation": unseen, "test": unseen}
 
     def draw(self, agent: int | None, count: int, rng: np.random.Generator) -> Tasks:
         """Inputs and targets of shape (count, samples, 1), float64."""

@@ -13,17 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from difnet.errors import ConfigError
-from difnet.federation import Indices, cut, deal, divide, pick
-from difnet.meta import Batch, Tasks
+from difnet.federation import Indices, cut, deal, divide
+from difnet.seeding import data_generator
+from difnet.tasks._clients import Clients, tensors
 
 Array = npt.NDArray[Any]
 
-DIVISION = 2**32 - 1  # in place of a client: how the clients are divided
 SHARED = 2**32 - 2  # in place of a client: what is common to all
 
 
@@ -62,67 +59,6 @@ def sample(rng: np.random.Generator, client: Law, n: int) -> tuple[Array, Array]
     return x, np.argmax(x @ client.W.T + client.b, axis=1)  # softmax keeps the order of the logits
 
 
-class Pool(NamedTuple):
-    """One part, support or query, of several clients' data, one after another: drawing from it is a single look-up."""
-
-    x: Tensor
-    y: Tensor
-    first: Indices  # (clients,): the row with which each client begins
-    sizes: Indices  # (clients,)
-
-
-def pool(parts: Sequence[Batch]) -> Pool:
-    """The pool of these clients' parts."""
-    sizes = np.array([len(y) for _, y in parts])
-    x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Pool(x, y, sizes.cumsum() - sizes, sizes)
-
-
-class Synthetic:
-    """Clients with data of their own, each cut once into a support and a query part."""
-
-    loss = staticmethod(cross_entropy)
-    default_model = "logistic"
-
-    def __init__(
-        self, shots: int, queries: int, train: Sequence[Sequence[Tasks]], validation: Sequence[Tasks],
-        test: Sequence[Tasks],
-    ) -> None:  # fmt: skip
-        self.shots, self.queries = shots, queries
-        self._held_out = {"validation": tuple(validation), "test": tuple(test)}
-        hands: dict[int | None, Sequence[Tasks]] = {None: validation, **dict(enumerate(train))}
-        self._pools = {k: (pool([c.support for c in cs]), pool([c.query for c in cs])) for k, cs in hands.items()}
-
-    @staticmethod
-    def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
-        """The share of samples (n,) whose largest logit, of (n, classes), is that of their class."""
-        return (prediction.argmax(-1) == target).to(prediction.dtype).mean()
-
-    def draw(self, agent: int | None, count: int, rng: np.random.Generator) -> Tasks:
-        """Inputs (count, samples, features), float64, and classes (count, samples), int64.
-
-        Each task is one of the agent's training clients, all alike likely (for None: of the validation clients), with
-        `shots` samples of its support part and `queries` of its query part: without replacement where the part has as
-        many, else with replacement.
-        """
-        support, query = self._pools[agent]
-        clients = rng.integers(len(support.sizes), size=count)
-
-        def some(data: Pool, n: int) -> Batch:
-            rows = torch.from_numpy(data.first[clients, None] + pick(rng, data.sizes[clients], n))
-            return data.x[rows], data.y[rows]
-
-        return Tasks(some(support, self.shots), some(query, self.queries))
-
-    def samples(self, agent: int) -> int:
-        """How many samples the agent's training clients hold together, support and query."""
-        return sum(len(part.y) for part in self._pools[agent])
-
-    def held_out(self, part: str) -> Sequence[Tasks]:
-        """All data of every client held out for "validation" or "test", one task each, without a leading size."""
-        return self._held_out[part]
-
-
 def synthetic(
     agents: int,
     shots: int,
@@ -138,7 +74,7 @@ def synthetic(
     most: int = 500,
     common: float = 0.0,
     relabel: bool = False,
-) -> Synthetic:
+) -> Clients:
     """The federation Synthetic(alpha, beta), its training clients dealt evenly to the agents.
 
     A client has 50 samples and a lognormal(4, 2) number more, `most` at most (the paper has no such limit). The data
@@ -167,28 +103,21 @@ def synthetic(
                           f"it must be from 0 to 1")  # fmt: skip
     if not isinstance(relabel, bool):
         raise ConfigError(f"task synthetic: relabel is {relabel!r}; it must be true or false")
-    if not (type(data_seed) is int and 0 <= data_seed < 2**63):
-        raise ConfigError(f"task synthetic: data_seed is {data_seed!r}; it must be a whole number from 0 to 2^63 - 1")
-    parts = divide(clients, shares, rng=_stream(data_seed, DIVISION))
-    hands, shared = deal(parts.train, agents), shared_law(_stream(data_seed, SHARED), features, classes)
+    parts = divide(clients, shares, rng=data_generator(data_seed))
+    shared = shared_law(data_generator(data_seed, SHARED), features, classes)
 
-    def client(number: int) -> Tasks:
-        rng = _stream(data_seed, number)
+    def client(number: int) -> tuple[Array, Array, Indices, Indices]:
+        rng = data_generator(data_seed, number)
         its_law = blend(law(rng, alpha, beta, features, classes), shared, common)
         n = int(min(most, 50 + np.floor(rng.lognormal(4, 2))))
         x, y = sample(rng, its_law, n)
         rows = cut(n, support, rng)
-        return _cut_apart(x, rng.permutation(classes)[y] if relabel else y, *rows)
+        return x, rng.permutation(classes)[y] if relabel else y, *rows
 
-    train = [[client(c) for c in hand] for hand in hands]
-    return Synthetic(shots, queries, train, [client(c) for c in parts.validation], [client(c) for c in parts.test])
-
-
-def _cut_apart(x: Array, y: Array, support: Indices, query: Indices) -> Tasks:
-    assert not np.intersect1d(support, query).size, "a sample is in the support part and in the query part"
-    return Tasks(*((torch.from_numpy(x[rows]), torch.from_numpy(y[rows])) for rows in (support, query)))
-
-
-def _stream(data_seed: int, client: int) -> np.random.Generator:
-    """The generator of one client's data: keyed as in seeding.py, with second words far above those that runs use."""
-    return np.random.Generator(np.random.Philox(key=np.array([data_seed, 2**62 + int(client)], dtype=np.uint64)))
+    x, y, supports, queried = zip(*map(client, range(clients)), strict=True)
+    first = np.cumsum([0, *map(len, y)])
+    return Clients(
+        tensors(np.concatenate(x), np.concatenate(y)), lambda c: (first[c] + supports[c], first[c] + queried[c]),
+        deal(parts.train, agents), {"validation": parts.validation, "test": parts.test}, shots=shots, queries=queries,
+        default_model="logistic", model_words={"inputs": features, "outputs": classes},
+    )  # fmt: skip

@@ -46,7 +46,6 @@ def test_help_imports_nothing_heavy(arguments):
         (["simulate", "--topology", "ring6", "--set", "algorithm.inner=mamal"], ["inner is 'mamal'", "maml"]),
         (["simulate", "--topology", "ring6", "--set", "model.name=mlp", "--set", "model.inputs=3"], ["do not fit"]),
         (["launch", "--mode", "async", "--strategy", "centralised"], ["async", "centralised"]),
-        (["launch", "--topology", "ring6", "--device", "cuda"], ["on the cpu", "'cuda'", "simulate"]),
         (["launch", "--topology", "ring6", "--place", "moon"], ["no place called 'moon'", "local"]),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else None,
@@ -69,9 +68,10 @@ def test_a_wrong_option_is_found_in_the_host_too(difnet):
     assert done.status == 2 and "inner is 'mamal'" in done.err and "Traceback" not in done.err
 
 
-def test_a_device_that_is_not_there_is_something_the_machine_lacks(difnet):
+@pytest.mark.parametrize("command", ["simulate", "launch"])
+def test_a_device_that_is_not_there_is_something_the_machine_lacks(difnet, command):
     """Exit status 3, with the reason."""
-    done = difnet("simulate", "--topology", "ring6", "--device", "xpu:7")
+    done = difnet(command, "--topology", "ring6", "--device", "xpu:7")
     assert done.status == 3 and "--device xpu:7 cannot be used here" in done.err and "Traceback" not in done.err
 
 

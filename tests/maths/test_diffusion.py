@@ -130,7 +130,7 @@ def simulated(network, W, adapt, *, iterations, local_steps=1, strategy="diffusi
                          eval_steps=(1,), dtype="float64")  # fmt: skip
     size = SimpleNamespace(size=W.shape[1])
     algorithm = SimpleNamespace(combine=lambda state, mixed: state._replace(w=mixed))
-    workload = FromHere(c, network.agents, None, None, None, size, algorithm, None, W.dtype, 1, W.clone())
+    workload = FromHere(c, network.agents, None, None, None, None, size, algorithm, None, W.dtype, 1, W.clone())
     steps = SimpleNamespace(evaluate=lambda w: torch.zeros(2, 1), alone=None)
 
     def all_agents(state, step, rows):

@@ -1,0 +1,106 @@
+"""`difnet evaluate`: a launch model on tasks it has never seen, with confidence."""
+
+from typing import Any
+
+import click
+
+from difnet.cli.screen import print_table
+
+
+@click.command(short_help="Test a trained launch model on unseen tasks, with confidence.")
+@click.argument("run", default="latest")
+@click.option("--task", help="Another task family's name, or module:factory.  [the run's]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option, e.g. task.ways=20.")
+@click.option("--tasks", type=click.IntRange(1), default=600, show_default=True, help="How many; of clients, all.")
+@click.option("--steps", default="1,5,10", show_default=True, metavar="N,…", help="Numbers of inner steps, ascending.")
+@click.option("--shots", type=click.IntRange(1), help="Support samples of a task.  [as in the run's tests]")
+@click.option("--queries", type=click.IntRange(1), help="Query samples of a task.  [as in the run's tests]")
+@click.option("--inner-lr", type=float, help="Rate of the inner steps.  [the run's]")
+@click.option("--seed", type=click.IntRange(0), help="Of the tasks that are drawn.  [the run's]")
+@click.option("--data-dir", metavar="DIR", help="Where data sets lie.  [the run's]")
+@click.option("--part", type=click.Choice(["test", "validation"]), default="test", show_default=True)
+@click.option("--runs", "home", default="runs", show_default=True, metavar="DIR", help="Where runs lie.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def command(
+    run: str, task: str | None, settings: tuple[str, ...], tasks: int, steps: str, home: str, as_json: bool,
+    **given: Any,
+) -> None:  # fmt: skip
+    """Fit a run's launch model to unseen tasks by the run's own algorithm, and tell loss and accuracy before and after:
+    means over tasks with the half width of their 95 % confidence interval. Beside it stands what was not trained.
+
+    RUN is a run folder, a name in runs/, "latest", or a .safetensors file that was exported.
+
+    \b
+    Examples:
+      difnet evaluate latest --tasks 100
+      difnet evaluate latest --steps 1,2,3 --shots 5 --json
+    """
+    import json
+
+    from difnet import config
+    from difnet.cli.data import waiting
+    from difnet.cli.trained import launch_model
+    from difnet.recorder import known
+    from difnet.unseen import evaluate
+
+    both = {f"{prefix}{name}": given[name] for name in ("shots", "queries") for prefix in ("", "eval_")}
+    words = {**both, "data_dir": given["data_dir"]}
+    told = dict(config.parse_setting(text) for text in settings) | {k: v for k, v in words.items() if v is not None}
+    with waiting():
+        document = evaluate(
+            launch_model(run, home), part=given["part"], tasks=tasks, steps=_numbers(steps), seed=given["seed"],
+            inner_lr=given["inner_lr"], task=task, settings=told,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(known(document)))
+        return
+    click.echo(_head(document) + "\n")
+    print_table(*_table(document))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        steps = [int(part) for part in text.split(",")]
+    except ValueError:
+        steps = []
+    if not steps or steps != sorted({n for n in steps if n > 0}):
+        raise click.UsageError(f"--steps {text!r} must be ascending whole numbers from 1 up, such as 1,5,10")
+    return steps
+
+
+def _head(document: dict[str, Any]) -> str:
+    what = "clients held out" if document["clients"] else "unseen tasks"
+    lines = [
+        f"{document['launch_model']}, iteration {document['iteration']}",
+        f"{document['tasks']} {what} of {document['task']['name']}, for {document['part']}; inner rate "
+        f"{document['inner_lr']}; mean ± half width of the 95 % confidence interval",
+    ]
+    if document["transductive"]:
+        lines.append("Evaluation is transductive: batch normalisation takes the statistics of the batch at hand, so a "
+                     "prediction depends on the other samples of its batch.")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _table(document: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: a line for each model and number of inner steps, a column for each figure."""
+    from difnet.readable import steps_text
+
+    rows = document["rows"]
+    figures = dict.fromkeys(name for row in rows for name in row if name not in ("model", "steps"))
+    columns = [(name, kind) for name in figures for kind in ("mean", "micro")
+               if any(kind in row.get(name, {}) for row in rows)]  # fmt: skip
+    lines = []
+    for before, row in zip([None, *rows], rows, strict=False):
+        steps = "" if row["steps"] is None else steps_text(str(row["steps"])) if row["steps"] else "before"
+        model = "" if before is not None and before["model"] == row["model"] else row["model"]
+        lines.append([model, steps, *(_cell(row.get(name), kind) for name, kind in columns)])
+    return ["", "", *(name if kind == "mean" else f"{name}, all samples" for name, kind in columns)], lines
+
+
+def _cell(told: dict[str, float | None] | None, kind: str) -> str:
+    from difnet.readable import figure
+
+    if told is None:
+        return "–"
+    half = told["half_width"] if kind == "mean" else None
+    return figure(told[kind]) + ("" if half is None else f" ± {figure(half)}")

@@ -1,0 +1,56 @@
+"""`difnet fit`: a launch model made somebody's own."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(short_help="Fit a launch model to somebody's own few samples.")
+@click.argument("run", default="latest")
+@click.option("--support", required=True, type=click.Path(path_type=Path), metavar="CSV", help="The samples to fit to.")
+@click.option("--query", type=click.Path(path_type=Path), metavar="CSV", help="Others, to see how good it became.")
+@click.option("--steps", type=click.IntRange(0), default=5, show_default=True, help="Inner steps.")
+@click.option("--inner-lr", type=float, help="Rate of the inner steps.  [the run's]")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--runs", "home", default="runs", show_default=True, metavar="DIR", help="Where runs lie.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def command(
+    run: str, support: Path, query: Path | None, steps: int, inner_lr: float | None, output: Path, force: bool,
+    home: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Fit the launch model of RUN (a run, or a .safetensors file) to the samples in a CSV file, and write the result.
+
+    The file has a header. The column target, label or y is what to predict, else the last one is: a class from 0 up for
+    a model with several outputs, any number for a model with one. The other columns are the inputs, in order.
+
+    \b
+    Examples:
+      difnet fit latest --support mine.csv --steps 5 -o mine.safetensors
+      difnet fit latest --support mine.csv --query more.csv --inner-lr 0.005 -o mine.safetensors --force --json
+    """
+    import json
+
+    from difnet.cli.trained import launch_model
+    from difnet.export import refuse_existing, write_whole
+    from difnet.personal import fit, write
+    from difnet.recorder import known
+
+    refuse_existing([output], force)
+    fitted = fit(launch_model(run, home), support, query, steps=steps, inner_lr=inner_lr)
+    write_whole(output, lambda scratch: write(fitted.learnt, scratch))
+    document = {"file": str(output), **fitted.learnt.about["fitted"], "transductive": fitted.transductive}
+    click.echo(json.dumps(known(document)) if as_json else "\n".join(_lines(document)))
+
+
+def _lines(document: dict[str, Any]) -> list[str]:
+    from difnet.readable import figure
+
+    lines = []
+    for name, told in document["figures"].items():
+        courses = [f"{what} {figure(told['before'][what])} -> {figure(told['after'][what])}" for what in told["before"]]
+        lines.append(f"{name}, {document['samples'][name]} samples: {', '.join(courses)}")
+    if document["transductive"]:
+        lines.append("batch normalisation: a prediction depends on the other samples of its batch (transductive)")
+    return [*lines, f"after {document['steps']} inner steps, rate {document['inner_lr']}: {document['file']}"]

@@ -1,0 +1,96 @@
+"""MNIST in its own files (idx, gzipped or not), and who wrote each digit by QMNIST's table: a writer is a client.
+
+Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits"; Yadav, Bottou, "Cold Case: The Lost MNIST
+Digits", 2019, for the table (column 0: the digit, 2: the writer in NIST Special Database 19).
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from difnet.data import Array, Table
+from difnet.data.cache import Writer, kept
+from difnet.data.home import find
+from difnet.data.progress import progress
+from difnet.errors import ConfigError, DataError
+
+PARTS = ("train", "test")
+STEMS = {"train": ("train", "qmnist-train"), "test": ("t10k", "qmnist-test")}
+DTYPES: dict[int, np.dtype[Any]] = {8: np.dtype("u1"), 12: np.dtype(">i4")}
+REMEDY = "`difnet data check` compares it with what its owner published, `difnet data get mnist` fetches it anew"
+
+
+def read(place: Path, part: str = "train") -> Table:
+    """The digits of "train" (60000, of 539 writers) or "test" (10000, of 297 others), grouped by writer.
+
+    Inputs (n, 28, 28), uint8, 255 for ink; targets the digits.
+
+    Raises: EnvironmentLacks, if a file is missing; DataError, if one is damaged or does not fit the others.
+    """
+    if part not in PARTS:
+        raise ConfigError(f"task.part is {part!r}; MNIST has the parts {' and '.join(PARTS)}")
+    stem, table = STEMS[part]
+    names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte", f"{table}-labels-idx2-int")
+    images, labels, writers = (find(place, f"{name}.gz", name) for name in names)
+
+    def parse(writer: Writer) -> None:
+        x, y = read_idx(images, 3), read_idx(labels, 1)
+        who = read_idx(writers, 2)[: len(y)]  # QMNIST's test table goes on beyond MNIST's 10000
+        _check(images, x, labels, y, writers, who)
+        order = np.argsort(who[:, 2], kind="stable")
+        ids, first, sizes = np.unique(who[order, 2], return_index=True, return_counts=True)
+        for name, array in (("inputs", x[order]), ("targets", y[order].astype(np.int64)),
+                            ("first", first.astype(np.int64)), ("sizes", sizes.astype(np.int64))):  # fmt: skip
+            writer.add(name, array)
+        writer.facts = {"names": [f"writer-{i}" for i in ids]}
+
+    entry = kept("mnist 1", [images, labels, writers], parse, {"part": part})
+    a = entry.arrays
+    return Table(a["inputs"], a["targets"], a["first"], a["sizes"], entry.facts["names"], entry.digest, {})
+
+
+def read_idx(path: Path, dimensions: int) -> Array:
+    """The array in an idx file, gzipped or not; big-endian numbers as this machine's.
+
+    Raises: DataError, naming the place in the (unpacked) file where it is not what it should be.
+    """
+    progress(f"reading {path.name}", 0)
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or cut off: {error}. {REMEDY}.") from error
+    head = 4 + 4 * dimensions
+    if len(content) < head:
+        raise DataError(f"{path} ends at byte {len(content)}, within its head of {head} bytes. {REMEDY}.")
+    zeros, kind, sizes = struct.unpack(">HBB", content[:4])
+    if zeros or kind not in DTYPES or sizes != dimensions:
+        raise DataError(f"{path} is no idx file of {dimensions} dimensions: it begins with {content[:4].hex(' ')}, and "
+                        f"that would be 00 00 08 or 0c, then {dimensions:02x}. {REMEDY}.")  # fmt: skip
+    shape = struct.unpack(f">{dimensions}I", content[4:head])
+    dtype = DTYPES[kind]
+    wanted = head + math.prod(shape) * dtype.itemsize
+    if len(content) != wanted:
+        raise DataError(f"{path} has {len(content)} bytes; its head announces {' x '.join(map(str, shape))} values, so "
+                        f"it should have {wanted}. {REMEDY}.")  # fmt: skip
+    return np.frombuffer(content, dtype, offset=head).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _check(images: Path, x: Array, labels: Path, y: Array, writers: Path, who: Array) -> None:
+    if not len(y):
+        raise DataError(f"{labels} holds no labels: its head announces none. {REMEDY}.")
+    if len(beyond := np.flatnonzero(y > 9)):
+        raise DataError(f"{labels}, row {beyond[0]}: label {y[beyond[0]]}; it must be a digit from 0 to 9. {REMEDY}.")
+    if who.shape[1] < 3:
+        raise DataError(f"{writers} has {who.shape[1]} columns; the digit must be in the first, the writer in the "
+                        f"third of QMNIST's eight. {REMEDY}.")  # fmt: skip
+    if len({len(x), len(y), len(who)}) != 1:
+        raise DataError(f"{images} has {len(x)} images, {labels} {len(y)} labels, {writers} {len(who)} rows; they must "
+                        f"be as many. {REMEDY}.")  # fmt: skip
+    if len(differing := np.flatnonzero(who[:, 0] != y)):
+        raise DataError(f"{writers}, row {differing[0]}: digit {who[differing[0], 0]}, but {labels} says "
+                        f"{y[differing[0]]}; they belong to different sets. {REMEDY}.")  # fmt: skip

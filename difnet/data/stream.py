@@ -1,0 +1,57 @@
+"""How is a file read a piece at a time, gzipped or not? A damaged one is one clear error; progress is told in bytes."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, cast
+
+from difnet.data.progress import progress
+from difnet.errors import DataError, EnvironmentLacks
+
+PIECE = 2**16
+REMEDY = "`difnet data check` compares it with what its owner published; fetch it anew"
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """A file's bytes, unpacked if its name ends in .gz.
+
+    Raises: EnvironmentLacks, if it is not there; DataError, if it is damaged, naming the unpacked byte.
+    """
+    done = 0
+    try:
+        with ExitStack() as stack:
+            raw = stack.enter_context(open(path, "rb"))
+            whole = path.stat().st_size
+            packed = path.suffix == ".gz"
+            file = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=raw))) if packed else raw
+            while piece := file.read(PIECE):
+                done += len(piece)
+                progress(f"reading {path.name}", raw.tell(), whole)
+                yield piece
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise EnvironmentLacks(f"there is no file {path}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or cut off after unpacked byte {done}: {error}. {REMEDY}.") from error
+
+
+def lines(path: Path) -> Iterator[str]:
+    """A file's lines without their ends (LF or CRLF), read as UTF-8, or as Latin-1 where a line is none.
+
+    Raises: as `pieces`.
+    """
+    rest = b""
+    for piece in pieces(path):
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from map(_text, whole)
+    if rest:
+        yield _text(rest)
+
+
+def _text(line: bytes) -> str:
+    line = line.removesuffix(b"\r")
+    try:
+        return line.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
