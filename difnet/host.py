@@ -109,6 +109,7 @@ def prepare(control: Control, registry: str, token: str, listen: str) -> tuple[A
             check_target(workload)
             steps = compile_steps(workload, say)
     except DifnetError as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher answers with it, and we are ending already
         control.say("failed", {"reason": str(error), "exit_code": error.exit_code})
         raise
     control.say("prepared", {**describe(workload, steps), "environment": environment()})

@@ -102,6 +102,8 @@ def _summary_rows(summary: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
                 yield f"{measure} {steps_text(steps)}", statistics(after)
     for model, test in (summary.get("test") or {}).items():
         yield f"test of the {model}", _test_text(Tested(model, **test))
+    if summary.get("transductive"):
+        yield "evaluation", "transductive: batch normalisation over the samples that are tested together"
     if target := summary.get("target"):
         when = f"at iteration {target.get('iteration')}" if target["reached"] else "not reached"
         yield "target", f"{target['asked']}: {when}"

@@ -156,6 +156,8 @@ def _remarks(run: Run) -> Iterable[str]:
         yield f"late answers: {late}. They came after the hub had gone on, and were not used."
     if target.get("reached") is False:
         yield f"the target {target.get('asked')} was not reached."
+    if run.summary.get("transductive"):
+        yield "evaluation is transductive: batch normalisation takes the statistics of the samples tested together."
     if run.state == "done" and not run.scores:
         yield "not tested: the folder has no test.csv."
     if unknown := [n for n, v in flatten(run.summary).items() if v is None and n not in OPTIONAL]:
