@@ -7,13 +7,17 @@ is called `dif-maml` and holds a factory `dif_maml`. Other packages add theirs t
 
 import importlib
 import importlib.metadata
+import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from difnet.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _PACKAGE = Path(__file__).parent
 
@@ -46,6 +50,41 @@ def load(group: str, name: str) -> Callable[..., Any]:
         )
     stem = name.replace("-", "_")
     return getattr(importlib.import_module(f"difnet.{group}.{stem}"), stem)
+
+
+def taken(group: str, name: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the words that the signature of a plug-in's factory names.
+
+    >>> taken("models", "mlp", {"inputs": 784, "vocabulary": 80})
+    {'inputs': 784}
+    """
+    known = inspect.signature(load(group, name)).parameters
+    return {word: value for word, value in words.items() if word in known}
+
+
+def make(group: str, name: str, options: Mapping[str, Any], *args: Any, **common: Any) -> Any:
+    """What a plug-in's factory makes.
+
+    Raises: ConfigError, if there is none, or it refuses its options.
+    """
+    factory = load(group, name)
+    try:
+        return factory(*args, **common, **options)
+    except TypeError as error:
+        raise ConfigError(f"{group.rstrip('s')} {name!r} does not take these options: {error}") from error
+
+
+def model(name: str, options: Mapping[str, Any]) -> "nn.Module":
+    """A network by name, initialised from torch's global generator.
+
+    Raises: ConfigError, if its factory is unknown, refuses its options, or makes something else.
+    """
+    from torch import nn
+
+    module = make("models", name, options)
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"model {name!r} returned a {type(module).__name__}; it must return a torch.nn.Module")
+    return module
 
 
 def _load_foreign(group: str, name: str) -> Callable[..., Any]:

@@ -107,11 +107,9 @@ class LaunchModel:
 
         Raises: ConfigError, if the model cannot be built here, or is no longer the one that was trained.
         """
-        from difnet.workload import build_model  # which reads files like this one, for `--init from:FILE`
-
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what is not trained is as a run has it
-            made = build_model(self.model).to(self.w.dtype)
+            made = catalog.model(self.model.name, self.model.options).to(self.w.dtype)
         flat = FlatModel(made)
         self.check_fits(flat.signature(), f"the model {self.model.name!r} as it is built here")
         with torch.no_grad():

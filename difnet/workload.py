@@ -1,9 +1,8 @@
 """What does an agent of this run compute? A RunConfig made into an algorithm, its tasks and a model."""
 
 import hashlib
-import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -65,7 +64,7 @@ class Workload:
         seed = int(generator(self.config.seed, Purpose.INIT, owner).integers(2**62))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return flatten(build_model(self.choice), self.dtype).to(self.config.device)
+            return flatten(catalog.model(self.choice.name, self.choice.options), self.dtype).to(self.config.device)
 
     def first_state(self, k: int) -> State:
         """The state agent k starts from; where it learns inner rates too and the file has some, from these."""
@@ -211,7 +210,7 @@ def build(config: RunConfig, agents: int, hub: int | None = None) -> Workload:
     choice = _choose_model(config, family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = FlatModel(build_model(choice).to(config.device, dtype))
+        model = FlatModel(catalog.model(choice.name, choice.options).to(config.device, dtype))
 
     def loss(w: Tensor, batch: Batch) -> Tensor:
         return family.loss(model(w, batch[0]), batch[1])
@@ -234,8 +233,8 @@ def make_family(config: RunConfig, clients: int, unseen: bool = False) -> TaskFa
     if unseen:
         shots, queries = config.eval_shots or shots, config.eval_queries or queries
     common = {"agents": clients, "shots": shots, "queries": queries}
-    words = _taken("tasks", config.task.name, {"data_dir": config.data_dir})
-    return _make("tasks", config.task.name, config.task.options, **common, **words)
+    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir})
+    return catalog.make("tasks", config.task.name, config.task.options, **common, **words)
 
 
 def make_algorithm(
@@ -243,7 +242,7 @@ def make_algorithm(
 ) -> Algorithm:
     """An algorithm with those of the common words that its factory takes."""
     words = {word: getattr(config, word) for word in ALGORITHM_WORDS} | otherwise
-    return _make("algorithms", name, options, model, loss, **_taken("algorithms", name, words))
+    return catalog.make("algorithms", name, options, model, loss, **catalog.taken("algorithms", name, words))
 
 
 def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int | None) -> int | None:
@@ -275,32 +274,7 @@ def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int |
 def _choose_model(config: RunConfig, family: TaskFamily) -> Choice:
     """The model a run names, else the family's own; what is not said of it is as the family's samples need it."""
     name, options = (config.model.name, config.model.options) if config.model else (family.default_model, {})
-    return Choice(name=name, options=_taken("models", name, getattr(family, "model_words", {})) | options)
-
-
-def build_model(choice: Choice) -> torch.nn.Module:
-    """A model from the catalog, initialised from torch's global generator.
-
-    Raises: ConfigError, if its factory is unknown, refuses its options, or makes something else.
-    """
-    module = _make("models", choice.name, choice.options)
-    if not isinstance(module, torch.nn.Module):
-        raise ConfigError(f"model {choice.name!r} returned a {type(module).__name__}; it must return a torch.nn.Module")
-    return module
-
-
-def _taken(group: str, name: str, words: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the words that a factory's signature names."""
-    taken = inspect.signature(catalog.load(group, name)).parameters
-    return {word: value for word, value in words.items() if word in taken}
-
-
-def _make(group: str, name: str, options: dict, *args, **common):
-    factory = catalog.load(group, name)
-    try:
-        return factory(*args, **common, **options)
-    except TypeError as error:
-        raise ConfigError(f"{group.rstrip('s')} {name!r} does not take these options: {error}") from error
+    return Choice(name=name, options=catalog.taken("models", name, getattr(family, "model_words", {})) | options)
 
 
 def check_device(device: str) -> None:

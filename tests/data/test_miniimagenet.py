@@ -11,7 +11,6 @@ from difnet import catalog
 from difnet.data.miniimagenet import read
 from difnet.errors import EnvironmentLacks
 from difnet.tasks.miniimagenet import miniimagenet
-from difnet.workload import build_model
 from tests.data.files import gz, jpg, laid_out, refused, scrambled, zipped
 
 LISTS = {"train": [("b2.jpg", "bear"), ("a1.jpg", "ant"), ("a0.jpg", "ant"), ("gone.jpg", "ant")],
@@ -129,16 +128,9 @@ def test_episodes_have_pictures_with_their_colours_first(place, tmp_path):
     assert x.shape == q.shape == (30, 2, 3, 84, 84) and y.tolist() == [[0, 1]] * 30
     seen = {tuple((pixel * 255).round(decimals=-1).int().tolist()) for pixel in x[..., 40, 40].flatten(0, 1)}
     assert seen == {(250, 10, 10), (10, 250, 10), (10, 10, 250)}
-    model = build_model(catalog_choice(family))
+    model = catalog.model(family.default_model, family.model_words)
     assert sum(p.numel() for p in model.parameters()) == 32901 - 3 * 801  # two ways instead of five
     assert model(x[0]).shape == (2, 2)
-
-
-def catalog_choice(family):
-    from difnet.config import Choice
-
-    assert family.default_model in catalog.names("models")
-    return Choice(name=family.default_model, options=family.model_words)
 
 
 def test_a_few_published_pictures_of_every_class_are_found_by_the_whole_lists(real_data, tmp_path):
@@ -168,4 +160,4 @@ def test_the_published_subset_has_the_counts_of_its_description(real_data):
     family = miniimagenet(agents=2, shots=1, queries=15, data_dir=str(real_data("miniimagenet")))
     (x, _), (q, _) = family.draw(1, 1, np.random.default_rng(0))
     assert x.shape == (1, 5, 3, 84, 84) and q.shape == (1, 75, 3, 84, 84)
-    assert sum(p.numel() for p in build_model(catalog_choice(family)).parameters()) == 32901
+    assert sum(p.numel() for p in catalog.model(family.default_model, family.model_words).parameters()) == 32901

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from difnet import catalog
 from difnet.baselines import most_recently_used, naive_bayes, top
-from difnet.config import Choice
 from difnet.data.ratings import read
 from difnet.errors import ConfigError, EnvironmentLacks
 from difnet.meta import Tasks
 from difnet.tasks.recommendation import features, recommendation
-from difnet.workload import build_model
 from tests.data.files import gz, refused, scrambled, zipped
 
 USED = """userId,service,timestamp
@@ -300,7 +299,7 @@ def test_top_4_is_told_beside_the_accuracy(family):
 def test_the_papers_models_have_the_papers_sizes(family, name, parameters):
     words = family().model_words
     taken = {word: words[word] for word in ("inputs", "outputs", "hidden")[: 2 + (name == "mlp")]}
-    model = build_model(Choice(name=name, options=taken))
+    model = catalog.model(name, taken)
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
