@@ -43,3 +43,8 @@ def weights(tasks: Tasks | Sequence[Tasks]) -> Tensor:
         count, samples = tasks.query[1].shape[:2]
         return torch.full((count,), float(samples))
     return torch.tensor([float(len(task.query[1])) for task in tasks])
+
+
+def share_predicted(prediction: Tensor, target: Tensor) -> Tensor:
+    """The share of samples (n,) whose largest logit, of (n, classes), is that of their class."""
+    return (prediction.argmax(-1) == target).to(prediction.dtype).mean()

@@ -13,11 +13,11 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from difnet import config
 from difnet.errors import ConfigError, DataError, Diverged
+from difnet.evaluate import share_predicted
 from difnet.flat import FlatModel
 from difnet.launch_models import LaunchModel
 from difnet.machine import process_for_tensors
 from difnet.meta import Batch
-from difnet.tasks._clients import share_predicted
 from difnet.workload import make_algorithm
 
 TARGETS = ("target", "label", "y")

@@ -1,6 +1,7 @@
 """The contract of a task family: where an agent's tasks come from.
 
-One file is one family; its factory bears the file's name and takes (agents, shots, queries) and its own options.
+One file is one family; its factory bears the file's name and takes (agents, shots, queries), `data_dir` if it reads
+files, and its own options.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,13 @@ from difnet.meta import Tasks
 class TaskFamily(Protocol):
     """Tasks of every agent of a network.
 
-    A family may also have `accuracy`, with the signature of `loss`: the share of samples predicted rightly.
+    A family may also have
+    - `accuracy`, with the signature of `loss`: the share of samples predicted rightly; and `metrics`, more such figures
+      by name, which `difnet evaluate` tells;
+    - `model_words`, what a model for its samples is built with, as far as the model's factory takes it: {"inputs": 784};
+    - `draw_unseen(part, count, rng)`, tasks that are held out for "validation" or "test"; else `draw(None, …)` is asked;
+    - `manifest()`, a table of who has what, which a run keeps as partition.json: "agents" (a list for each) and parts;
+    - `baselines`, predictors by name that need no training: one client's Tasks -> scores of its query samples.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]  # (prediction, target) -> mean over the samples, ()

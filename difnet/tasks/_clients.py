@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from difnet.data import Array, Indices, Table
 from difnet.errors import ConfigError
+from difnet.evaluate import share_predicted
 from difnet.federation import cut, deal, divide, pick
 from difnet.meta import Batch, Tasks
 from difnet.partitions import partition_labels
@@ -35,11 +35,6 @@ def pool(parts: Sequence[Indices]) -> Pool:
     """The pool of these clients' parts."""
     sizes = np.array([len(rows) for rows in parts])
     return Pool(np.concatenate(parts), sizes.cumsum() - sizes, sizes)
-
-
-def share_predicted(prediction: Tensor, target: Tensor) -> Tensor:
-    """The share of samples (n,) whose largest logit, of (n, classes), is that of their class."""
-    return (prediction.argmax(-1) == target).to(prediction.dtype).mean()
 
 
 class Clients:

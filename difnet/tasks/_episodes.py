@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from difnet.data import Array, Indices, Table
 from difnet.errors import ConfigError
+from difnet.evaluate import share_predicted
 from difnet.federation import deal, pick
 from difnet.meta import Batch, Tasks
-from difnet.tasks._clients import share_predicted
 
 UNSEEN = ("validation", "test")
 
