@@ -19,8 +19,8 @@ class TaskFamily(Protocol):
     A family may also have
     - `accuracy`, with the signature of `loss`: the share of samples predicted rightly; and `metrics`, more such figures
       by name, which `difnet evaluate` tells;
-    - `model_words`, what a model for its samples is built with, as far as the model's factory takes it: {"inputs": 784};
-    - `draw_unseen(part, count, rng)`, tasks that are held out for "validation" or "test"; else `draw(None, …)` is asked;
+    - `model_words`, what a model for its samples is built with, as far as its factory takes it: {"inputs": 784};
+    - `draw_unseen(part, count, rng)`, tasks held out for "validation" or "test"; else `draw(None, …)` is asked;
     - `manifest()`, a table of who has what, which a run keeps as partition.json: "agents" (a list for each) and parts;
     - `baselines`, predictors by name that need no training: one client's Tasks -> scores of its query samples.
     """

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 import difnet
 from difnet.cli import main
+from difnet.evaluate import share_predicted
 from difnet.flat import flatten
 from difnet.meta import Tasks
 from difnet.runs import same_bits
-from difnet.tasks._clients import share_predicted
 
 SHORT = {"engine": "eager", "eval_tasks": 4, "eval_steps": [1, 3], "eval_every": 50, "tasks": 2, "shots": 5}
 Difnet = Callable[..., SimpleNamespace]

@@ -170,8 +170,8 @@ def test_agents_in_the_foreground_join_a_network(tmp_path):
 def test_steps_on_another_device_are_begun_after_the_fork_and_end_in_the_same_bits(difnet, tmp_path):
     """The processor by another name stands for a device: states are mixed and sent here, and computed there."""
     for device in ("cpu", "cpu:0"):
-        done = difnet("launch", "--topology", "star_graph(n=3)", "--algorithm", "fedmeta", "--iterations", "6", "--tasks",
-                      "2", "--eval-tasks", "3", "--engine", "eager", "--device", device, "--name", device)  # fmt: skip
+        done = difnet("launch", "--topology", "star_graph(n=3)", "--algorithm", "fedmeta", "--iterations", "6",
+                      "--tasks", "2", "--eval-tasks", "3", "--engine", "eager", "--device", device, "--name", device)
         assert done.status == 0, done.err
     here, there = (runs.load(tmp_path / "runs" / device) for device in ("cpu", "cpu:0"))
     assert runs.same_bits(here, there) and [s.loss for s in here.scores] == [s.loss for s in there.scores] != []
