@@ -20,7 +20,8 @@ def measure(words: argparse.Namespace) -> figures.Document:
     rows, held = [], {}
     has_mnist = (home() / "mnist").is_dir()
     for task in ("sinusoid", *(["mnist"] if has_mnist else [])):
-        runs = [launched(agents, ROUNDS, "--topology", f"cycle_graph(n={agents})", "--task", task, "--engine", "traced")
+        runs = [launched(agents, ROUNDS, "--topology", f"cycle_graph(n={agents})", "--task", task, "--engine", "traced",
+                         "--eval-tasks", "5")
                 for _ in range(times)]  # fmt: skip
         held[task] = [run["pss_mb_per_agent"] for run in runs]
         rows.append({
