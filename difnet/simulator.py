@@ -122,8 +122,8 @@ class Simulation:
         state = self._first_states()
         first = self.workload.first_state(hub).w
         if self._opening:
-            local = {k: state.phi[r].numpy() for r, k in enumerate(clients)}
-            first = owned(weighted_mean(local, dict.fromkeys(clients, 1.0)))
+            local = {k: state.phi[r].cpu().numpy() for r, k in enumerate(clients)}
+            first = owned(weighted_mean(local, dict.fromkeys(clients, 1.0))).to(config.device)
             self._answered(clients)
         state = self._combine(state, first.expand_as(state.w))
         served = server.init(first)
@@ -137,9 +137,9 @@ class Simulation:
             self._heard[called] += 1
             self._answered(called)
             taken = list(zip(called, rows, strict=True))[: self.workload.rounds.wanted]  # nobody is late here
-            mean = self.workload.rounds.mean({k: state.phi[r].numpy() for k, r in taken})
+            mean = self.workload.rounds.mean({k: state.phi[r].cpu().numpy() for k, r in taken})
             self._abandoned += mean is None
-            served = served if mean is None else server.step(served, owned(mean))
+            served = served if mean is None else server.step(served, owned(mean).to(config.device))
             if self._report(i, [hub], served.w[None], info, called):
                 break
         state = self._combine(state, served.w.expand_as(state.w))
