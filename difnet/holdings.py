@@ -18,7 +18,7 @@ WIDTH = 40  # characters of an interval in a table
 class Holding(NamedTuple):
     """What an agent has, or a part that is held out."""
 
-    who: str  # the agent's number, "validation" or "test"
+    who: str  # the agent's number, "everyone", "validation" or "test"
     clients: int
     samples: int
     classes: Mapping[str, int]  # samples of each; {} where that is not known
@@ -35,8 +35,9 @@ def holdings(manifest: Mapping[str, Any]) -> list[Holding]:
     """
     try:
         counted = manifest.get("targets") or {}
-        groups = [(str(k), entries, counted["agents"][k] if counted else None)
-                  for k, entries in enumerate(manifest["agents"])]  # fmt: skip
+        everyone = [("everyone", manifest["everyone"], None)] if "everyone" in manifest else []
+        groups = everyone or [(str(k), entries, counted["agents"][k] if counted else None)
+                              for k, entries in enumerate(manifest["agents"])]  # fmt: skip
         groups += [(part, manifest[part], counted.get(part)) for part in PARTS if part in manifest]
         named = {entry.get("client") for _, entries, _ in groups for entry in entries if "samples" in entry}
         return [_holding(who, entries, classes, len(named) <= MOST_CLASSES) for who, entries, classes in groups]

@@ -18,7 +18,8 @@ from difnet.meta import Batch, Tasks
 from difnet.partitions import partition_labels
 from difnet.seeding import data_generator
 
-MOST_CLASSES, PIECE = 100, 2**14  # in a manifest; rows that are looked up at a time
+MOST_CLASSES, MOST_NAMED = 100, 20_000  # in a manifest: classes that are counted, clients that are named
+PIECE = 2**14  # rows that are looked up at a time
 Take = Callable[[Indices], Batch]  # rows of any shape -> inputs and targets with that leading shape
 Members = Callable[[int], Indices]  # client -> its rows
 
@@ -91,17 +92,26 @@ class Clients:
     def manifest(self) -> dict[str, Any]:
         """Who has what: the clients of every agent and those held out, their samples, and a hash of each one's rows.
 
-        Under "targets", how many samples of each class they have together, where there are at most 100 classes.
+        Under "targets", how many samples of each class they have together, where there are at most 100 classes. Of more
+        than 20000 clients, those of an agent are told together.
         """
 
-        def told(client: int) -> dict[str, Any]:
-            support, query = self._cut(client)
-            rows = hashlib.sha256(np.concatenate([support, query]).astype("<i8").tobytes()).hexdigest()[:16]
-            name = self._names[client] if self._names else str(client)
-            return {"client": name, "support": len(support), "query": len(query), "rows": rows}
+        def told(name: str, clients: Sequence[int]) -> dict[str, Any]:
+            cuts = [self._cut(client) for client in clients]
+            support, query = (sum(map(len, parts)) for parts in zip(*cuts, strict=True))
+            digest = hashlib.sha256()
+            for rows in (rows for both in cuts for rows in both):
+                digest.update(rows.astype("<i8").tobytes())
+            return {"client": name, "support": support, "query": query, "rows": digest.hexdigest()[:16]}
 
-        agents = [[told(int(c)) for c in self._hands[k]] for k in range(len(self._hands) - 1)]
-        held_out = {part: [told(int(c)) for c in clients] for part, clients in self._parts.items()}
+        def each(clients: Sequence[int] | Indices) -> list[dict[str, Any]]:
+            if few:
+                return [told(self._names[c] if self._names else str(c), [c]) for c in map(int, clients)]
+            return [told(f"{len(clients)} clients", [*map(int, clients)])]
+
+        few = sum(map(len, self._hands.values())) + len(self._parts["test"]) <= MOST_NAMED
+        agents = [each(self._hands[k]) for k in range(len(self._hands) - 1)]
+        held_out = {part: each(clients) for part, clients in self._parts.items()}
         counts = {"agents": [self._counted(self._hands[k]) for k in range(len(agents))],
                   **{part: self._counted(clients) for part, clients in self._parts.items()}}  # fmt: skip
         classes = {c for counted in (*counts["agents"], *(counts[part] for part in held_out)) for c in counted}

@@ -61,13 +61,15 @@ class Episodes:
         return self._tasks(part, count, rng)
 
     def manifest(self) -> dict[str, Any]:
-        """Who has what: the classes of every agent, and those held out."""
+        """Who has what: the classes of every agent, or of "everyone" where all have the same, and those held out."""
 
         def told(groups: Indices) -> list[dict[str, Any]]:
             return [{"client": self._table.names[g], "samples": int(self._table.sizes[g])} for g in groups]
 
-        agents = [told(groups) for k, groups in self._groups.items() if isinstance(k, int)]
-        return {**self._about, "agents": agents, **{part: told(self._groups[part]) for part in UNSEEN}}
+        hands = [groups for k, groups in self._groups.items() if isinstance(k, int)]
+        alike = len(hands) > 1 and all(np.array_equal(hand, hands[0]) for hand in hands)
+        who = {"everyone": told(hands[0])} if alike else {"agents": [told(hand) for hand in hands]}
+        return {**self._about, **who, **{part: told(self._groups[part]) for part in UNSEEN}}
 
     def _tasks(self, part: int | str, count: int, rng: np.random.Generator) -> Tasks:
         groups, each = self._groups[part], self.shots + self.queries

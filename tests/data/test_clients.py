@@ -9,6 +9,7 @@ import torch
 
 from difnet.data import Table
 from difnet.errors import ConfigError
+from difnet.tasks import _clients
 from difnet.tasks._clients import Division, clients_of, tensors
 
 GROUPS = 40
@@ -147,6 +148,19 @@ def test_a_query_set_may_have_a_share_of_its_own(in_order, support, query, sizes
         assert not set(rows(task.support)) & set(rows(task.query))
         in_place = rows(task.support) == own[: sizes[0]] and rows(task.query) == own[-sizes[1] :]
         assert in_place == in_order
+
+
+def test_of_very_many_clients_the_manifest_tells_those_of_an_agent_together(monkeypatch):
+    """As long as a message may be; the hash still tells whose rows they are."""
+    apart = federation().manifest()
+    monkeypatch.setattr(_clients, "MOST_NAMED", 3)
+    told = federation().manifest()
+    assert told["targets"] == apart["targets"]
+    for together, one_by_one in zip(told["agents"], apart["agents"], strict=True):
+        [entry] = together
+        assert entry["client"] == f"{len(one_by_one)} clients"
+        assert [entry["support"], entry["query"]] == [sum(c[part] for c in one_by_one) for part in ("support", "query")]
+    assert told["agents"] != federation(data_seed=1).manifest()["agents"]
 
 
 def test_the_manifest_tells_every_client_once_with_its_samples():

@@ -135,6 +135,13 @@ def test_the_manifest_tells_who_has_which_class():
     assert all(c["samples"] == EACH for c in told["validation"])
 
 
+def test_classes_that_all_agents_share_are_told_once():
+    """A manifest of many agents would otherwise be too long for a message."""
+    told = episodes(partition="none").manifest()
+    assert {c["client"] for c in told["everyone"]} == {f"class-{g}" for g in PARTS["train"]}
+    assert "agents" not in told
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
