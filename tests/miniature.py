@@ -28,6 +28,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJ"
 OPTIONS: dict[str, dict[str, Any]] = {
     "omniglot": {"training": 12, "validation": 6},  # of 24 characters
     "femnist": {"support": 0.5},
+    "shakespeare": {"least": 20},  # roles are short here
 }
 SMALL: dict[str, dict[str, Any]] = {  # the same layers, fewer of each: what is tested is how they fit
     "conv4": {"filters": 4}, "femnist-cnn": {"hidden": 16, "filters": (4, 8)}, "char-lstm": {"hidden": 8},
@@ -67,7 +68,7 @@ def family(name: str, *, agents: int, shots: int, queries: int, **options: Any) 
     factory = catalog.load("tasks", name)
     place = {"data_dir": str(home())} if "data_dir" in inspect.signature(factory).parameters else {}
     with kept_apart():
-        return factory(agents=agents, shots=shots, queries=queries, **place, **{**OPTIONS.get(name, {}), **options})
+        return factory(agents=agents, shots=shots, queries=queries, **place, **{**options, **OPTIONS.get(name, {})})
 
 
 def model(made: Any) -> Any:
@@ -105,7 +106,7 @@ def _omniglot(place: Path, rng: np.random.Generator) -> None:
 def _miniimagenet(place: Path, rng: np.random.Generator) -> None:
     with zipfile.ZipFile(place / "images.zip", "w") as archive:
         for n, part in enumerate(("train", "val", "test")):
-            rows = [(f"n{n}{c:07d}{i:08d}.jpg", f"n{n}{c:07d}") for c in range(6) for i in range(12)]
+            rows = [(f"n{n}{c:07d}{i:08d}.jpg", f"n{n}{c:07d}") for c in range(6) for i in range(20)]
             for name, _ in rows:
                 archive.writestr(f"images/{name}", _encoded(rng.integers(0, 256, (84, 84, 3)).astype("u1"), "JPEG"))
             _csv(place / f"{part}.csv", ("filename", "label"), rows)
@@ -135,7 +136,7 @@ def _shakespeare(place: Path, rng: np.random.Generator) -> None:
         text = "".join(rng.choice(list(LETTERS), 80 + 30))
         return [text[i : i + 80] for i in range(30)], [text[i + 80] for i in range(30)]
 
-    _leaf(place, {f"A_PLAY_ROLE{n}": user() for n in range(20)})
+    _leaf(place, {f"A_PLAY_ROLE{n}": user() for n in range(30)})
 
 
 def _sent140(place: Path, rng: np.random.Generator) -> None:
