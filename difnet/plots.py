@@ -45,9 +45,8 @@ def validation(runs: Sequence[Run], ax: "Axes | None" = None, steps: str | None 
         ax.plot(x, rows.mean(axis=0), color=colour, label=name, markersize=4.5, linewidth=1.8, **style)
         if len(members) > 1:
             ax.fill_between(x, rows.min(axis=0), rows.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-    unseen = "unseen clients" if what == "accuracy" else "unseen tasks"
     over = "" if all(run.served for run in runs) else "\n(mean over agents)"
-    finish(ax, f"Validation {what} after adaptation", "iteration", f"{what} on {unseen}, {steps_text(steps)}{over}")
+    finish(ax, f"Validation {what} after adaptation", "iteration", f"{what} on unseen tasks, {steps_text(steps)}{over}")
     if what == "loss":
         ax.set_ylim(bottom=0)
     return figure_of(ax)

@@ -113,7 +113,7 @@ def _pictures(runs: Sequence[Run]) -> tuple[Picture | Paragraph, ...]:
     shown: list[tuple[bool, str, str, Callable[[], Figure]]] = [
         (True, "validation.png", "Loss of the launch models on tasks they have not seen, after adaptation.",
          partial(plots.validation, runs)),
-        (accuracies, "validation-accuracy.png", "Accuracy of the launch models on clients they have not seen, "
+        (accuracies, "validation-accuracy.png", "Accuracy of the launch models on tasks they have not seen, "
          "after adaptation.", partial(plots.validation, runs, what="accuracy")),
         (bool(agreeing), "consensus.png", "How far the agents' launch models are from their centroid, and what theory "
          "promises.", partial(plots.consensus, agreeing)),
