@@ -126,7 +126,7 @@ class RunConfig(BaseModel):
     outer_lr: Rate = 0.001
     optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "adam"
     eval_every: Annotated[Count, Field(validate_default=True)] = 200
-    eval_tasks: Count = 100
+    eval_tasks: Count | None = None  # None: 100, or 20 for networks that take tasks in turn, which are slow
     measure_every: Count | None = None  # None: eval_every / 10 for small models, eval_every for big ones
     eval_steps: tuple[Count, ...] = (1, 10)
     eval_shots: Count | None = None  # of validation and test tasks; None: as `shots`

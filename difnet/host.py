@@ -203,7 +203,9 @@ def supervise(children: dict[int, Child], control: Control, launcher: int, assig
 def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> None:
     """Test the models that came out of the run: this host holds the tasks, and has nothing else to do any more."""
     held = {name: Held(i, w) for (name, i), w in zip(asked["models"].items(), asked["tensors"], strict=True)}
-    for model, iteration, figures, samples in score(workload, held):
+    with heard_by(spoken(lambda text: control.say("note", {"text": text}))):
+        scored = score(workload, held)
+    for model, iteration, figures, samples in scored:
         told = {"model": model, "iteration": iteration, "shape": figures.shape}
         control.say("scored", told, (figures.reshape(-1), samples))
     control.say("scored", {"model": ""})

@@ -150,10 +150,13 @@ class Launch:
         asked = {name: held.iteration for name, held in models.items()}
         if not models or not self.registry.score(asked, [held.w for held in models.values()]):
             return
-        deadline = time.monotonic() + self.config.step_timeout_s
-        while not self._all_scored and time.monotonic() < deadline and not self._stop and self.hosts.poll() is None:
+        patience_s, self._heard_at = self.config.step_timeout_s, time.monotonic()
+        while not self._all_scored and not self._stop and self.hosts.poll() is None:
             for kind, body, tensors in self.registry.listen(0.1):
+                self._heard_at = time.monotonic()
                 self._take(kind, body, tensors)
+            if time.monotonic() - self._heard_at > patience_s:
+                break
         if self._all_scored:
             self.recorder.score(self._scores)
         else:

@@ -75,7 +75,8 @@ def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, A
             recorder.note(str(error))
             return recorder.finish("failed", str(error))
     if ended == "done":
-        recorder.score(score(workload, recorder.models_to_test()))
+        with heard_by(spoken(recorder.note)):
+            recorder.score(score(workload, recorder.models_to_test()))
     return recorder.finish(ended, signal.Signals(stop[0]).name if ended == "stopped" else "")
 
 

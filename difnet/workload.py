@@ -24,6 +24,7 @@ from difnet.tasks import TaskFamily
 from difnet.topology import stars
 
 MOST_BLOCK, BLOCK_VALUES, MOST_MEASURED = 32, 2**18, 2**16
+VALIDATED, FEW_VALIDATED = 100, 20  # tasks of a validation, unless told
 OFFLINE_STEPS, OFFLINE_TRAINER = 2000, "dsgd"
 ALGORITHM_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations")
 
@@ -138,7 +139,8 @@ class Workload:
 
     def validation_tasks(self) -> Tasks | Sequence[Tasks]:
         """The tasks that a launch model is tested on in training: `eval_tasks` held-out clients where there are any."""
-        return self._unseen("validation", self.config.eval_tasks, Purpose.VALIDATE)
+        usual = FEW_VALIDATED if self.model.each is in_turn else VALIDATED
+        return self._unseen("validation", self.config.eval_tasks or usual, Purpose.VALIDATE)
 
     def test_tasks(self) -> Tasks | Sequence[Tasks]:
         """The tasks that are kept for the end: other tasks, other clients."""

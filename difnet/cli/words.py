@@ -30,7 +30,7 @@ WORDS = [
     click.option("--staleness", type=int, help="Rounds a state may be old in async rounds.  [4]"),
     click.option("--eval-every", type=int, help="Iterations between two validations.  [200]"),
     click.option("--measure-every", type=int, help="Iterations between two consensus errors.  [eval-every / 10]"),
-    click.option("--eval-tasks", type=int, help="Validation tasks.  [100]"),
+    click.option("--eval-tasks", type=int, help="Validation tasks.  [100; 20 for convolutions and LSTMs]"),
     click.option("--target", metavar="FIGURE", help="Stop when reached: accuracy=0.74, loss=0.5, loss@1=0.5."),
     click.option("--seed", type=int, help="Of everything random.  [0]"),
     click.option("--dtype", help="float32 or float64.  [float32]"),

@@ -30,7 +30,7 @@ def heard_by(hear: Hear) -> Iterator[None]:
         _hear.reset(token)
 
 
-def spoken(say: Callable[[str], None], every_s: float = 2.0) -> Hear:
+def spoken(say: Callable[[str], object], every_s: float = 2.0) -> Hear:
     """What is heard as lines of text, so often at most, and none of what is soon over."""
     last = {"at": time.monotonic()}
 

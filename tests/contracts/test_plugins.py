@@ -306,6 +306,15 @@ def test_a_family_names_a_model_that_fits_it(name):
     assert workload(task=name).model.size > 0
 
 
+def test_slow_networks_are_validated_on_fewer_tasks_unless_told():
+    """A hundred tasks, twenty of pictures, whose networks take them one after another; or as many as are asked for."""
+
+    def validated(task, eval_tasks=None):
+        return len(workload(task=task, eval_tasks=eval_tasks).validation_tasks().query[0])
+
+    assert (validated("sinusoid"), validated("omniglot"), validated("omniglot", 3)) == (100, 20, 3)
+
+
 # --- models --------------------------------------------------------------------------------------------------------
 
 
