@@ -60,21 +60,10 @@ def sample(rng: np.random.Generator, client: Law, n: int) -> tuple[Array, Array]
 
 
 def synthetic(
-    agents: int,
-    shots: int,
-    queries: int,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    clients: int = 100,
-    features: int = 60,
-    classes: int = 10,
-    support: float = 0.5,
-    data_seed: int = 0,
-    shares: Sequence[float] = (0.8, 0.1, 0.1),
-    most: int = 500,
-    common: float = 0.0,
-    relabel: bool = False,
-) -> Clients:
+    agents: int, shots: int, queries: int, alpha: float = 1.0, beta: float = 1.0, clients: int = 100,
+    features: int = 60, classes: int = 10, support: float = 0.5, data_seed: int = 0,
+    shares: Sequence[float] = (0.8, 0.1, 0.1), most: int = 500, common: float = 0.0, relabel: bool = False,
+) -> Clients:  # fmt: skip
     """The federation Synthetic(alpha, beta), its training clients dealt evenly to the agents.
 
     A client has 50 samples and a lognormal(4, 2) number more, `most` at most (the paper has no such limit). The data

@@ -24,7 +24,7 @@ def real_data() -> Callable[[str], Path]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that this session's tests share, and nobody else."""
+    """A cache that the tests of one run share, and nobody else."""
     cache = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("DIFNET_CACHE", str(cache))
     return cache
