@@ -15,7 +15,7 @@ PLAIN = (
     nn.Sequential, nn.Linear, nn.Flatten, nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.GELU,
 )  # fmt: skip
 
-OWN_WEIGHTS_COST = (nn.modules.conv._ConvNd, nn.RNNBase)  # slower mapped over weights than one after another
+OWN_WEIGHTS_COST = (nn.modules.conv._ConvNd, nn.RNNBase)  # mapped over weights they take much memory, and mostly time
 
 
 class Piece(NamedTuple):

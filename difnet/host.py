@@ -128,20 +128,22 @@ def check_device_aside(device: str) -> None:
     if pid == 0:
         try:
             check_device(device)
+            os._exit(0)
         except EnvironmentLacks as error:
             os.write(writable, str(error).encode())
         finally:
-            os._exit(0)
+            os._exit(1)
     os.close(writable)
     fd = os.pidfd_open(pid)
     answered = wait([fd], DEVICE_TIMEOUT_S)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    os.kill(pid, signal.SIGKILL)  # what has ended already keeps the status it ended with
+    _, status = os.waitpid(pid, 0)
     with open(readable, "rb") as pipe:
         reason = pipe.read().decode()
     os.close(fd)
-    if not answered or reason:
-        raise EnvironmentLacks(reason or f"--device {device} did not answer within {DEVICE_TIMEOUT_S:.0f} s")
+    if status:
+        silent = "it crashed" if answered else f"it did not answer within {DEVICE_TIMEOUT_S:.0f} s"
+        raise EnvironmentLacks(reason or f"--device {device} cannot be used here: {silent}. Leave it away for cpu.")
 
 
 def fork_agent(k: int, assignment: Assignment, folder: Path) -> Child:

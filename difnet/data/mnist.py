@@ -4,10 +4,8 @@ Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits"; Yadav
 Digits", 2019, for the table (column 0: the digit, 2: the writer in NIST Special Database 19).
 """
 
-import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,12 @@ import numpy as np
 from difnet.data import Array, Table
 from difnet.data.cache import Writer, kept
 from difnet.data.home import find
-from difnet.data.progress import progress
+from difnet.data.stream import REMEDY, pieces
 from difnet.errors import ConfigError, DataError
 
 PARTS = ("train", "test")
 STEMS = {"train": ("train", "qmnist-train"), "test": ("t10k", "qmnist-test")}
 DTYPES: dict[int, np.dtype[Any]] = {8: np.dtype("u1"), 12: np.dtype(">i4")}
-REMEDY = "`difnet data check` compares it with what its owner published, `difnet data get mnist` fetches it anew"
 
 
 def read(place: Path, part: str = "train") -> Table:
@@ -59,11 +56,7 @@ def read_idx(path: Path, dimensions: int) -> Array:
 
     Raises: DataError, naming the place in the (unpacked) file where it is not what it should be.
     """
-    progress(f"reading {path.name}", 0)
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or cut off: {error}. {REMEDY}.") from error
+    content = b"".join(pieces(path))
     head = 4 + 4 * dimensions
     if len(content) < head:
         raise DataError(f"{path} ends at byte {len(content)}, within its head of {head} bytes. {REMEDY}.")

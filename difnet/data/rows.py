@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from difnet.data.stream import REMEDY
 from difnet.errors import DataError
 
 OLD = (".dat", ".data")
 SEPARATORS = ("::", ",", "\t", ";", "|")
-REMEDY = "`difnet data check` compares it with what its owner published; fetch it anew"
 
 
 class Row(NamedTuple):

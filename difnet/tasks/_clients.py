@@ -130,10 +130,6 @@ class Clients:
                 counts.update(targets.tolist())
         return {str(c): counts[c] for c in sorted(counts)}
 
-    def targets(self, agent: int | None) -> Array:
-        """The targets of all an agent's training samples (for None: of the validation clients), in no order."""
-        return np.concatenate([self._take(part.rows)[1].numpy() for part in self._pool(agent)])
-
     def _pool(self, agent: int | None) -> tuple[Pool, Pool]:
         if agent not in self._pools:
             parts = [self._cut(int(c)) for c in self._hands[agent]]

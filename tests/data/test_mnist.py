@@ -68,7 +68,7 @@ def test_a_table_of_writers_that_goes_on_is_read_as_far_as_there_are_digits(plac
 )  # fmt: skip
 def test_a_broken_file_is_named_and_nothing_is_kept(place, name, spoil):
     (place / name).write_bytes(spoil((place / name).read_bytes()))
-    refused(lambda: read(place), place / name, "difnet data get mnist")
+    refused(lambda: read(place), place / name, "difnet data check")
 
 
 @pytest.mark.parametrize(
