@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: launch test test-slow check format bench clean help
+.PHONY: launch test test-slow test-docker check format bench clean help
 
 help:
 	@echo "make launch     install into .venv and run forty agents on a ring, live on screen"
 	@echo "make test       install into .venv and run the tests"
 	@echo "make check      lint, type-check, test"
 	@echo "make test-slow  the heavy programmes: 200 agents, wheel, the paper's comparison in short"
+	@echo "make test-docker  real containers, in an engine of the tests' own: as root, with Debian's docker.io and others"
 	@echo "make bench      measure this machine and print the tables of docs/benchmarks.md"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -23,15 +24,18 @@ launch: $(INSTALLED)
 	$(BIN)/difnet launch --topology ring40
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not docker"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not docker"
+
+test-docker: $(INSTALLED)
+	$(BIN)/python -m pytest -m docker -rs
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not docker"
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

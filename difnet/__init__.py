@@ -8,10 +8,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from difnet.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from difnet.runs import Run
 
-__version__ = "0.1.0"
 __all__ = ["launch", "load", "simulate"]
 
 

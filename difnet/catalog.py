@@ -45,7 +45,7 @@ def load(group: str, name: str) -> Callable[..., Any]:
         return entry.load()
     if name not in (known := names(group)):
         raise ConfigError(
-            f"no {group.rstrip('s')} called {name!r}{did_you_mean(name, known)} "
+            f"no {group.rstrip('s')} called {name!r}{did_you_mean(name, known) or '.'} "
             f"Known: {', '.join(known)}; your own is given as module:factory."
         )
     stem = name.replace("-", "_")

@@ -148,7 +148,11 @@ class RunConfig(BaseModel):
     engine: Literal["auto", "aot", "traced", "eager"] = "auto"
     simulator: Literal["exact", "batched"] = "exact"
     place: str = "local"
-    transport: Literal["ipc", "tcp"] = "ipc"
+    hosts_expected: Count | None = None  # so many hosts are started by somebody else: place "expected"
+    agents_per_host: Count | None = None  # in places that start several hosts; None: 1 for up to 50 agents
+    registry: str | None = None  # where the registry listens for hosts; None: as the place needs it
+    transport: Literal["ipc", "tcp"] = "ipc"  # between the agents of this machine
+    orphan_s: Annotated[float, Field(ge=5)] = 60.0  # a host elsewhere ends when its launcher is silent for so long
     ready_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     silence_s: Annotated[float, Field(ge=0.5)] = 3.0  # a neighbour unheard for so long is lost
     step_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # a neighbour computing one step for so long is lost
@@ -162,8 +166,18 @@ class RunConfig(BaseModel):
     def _within_the_run(cls, value: int, given: ValidationInfo) -> int:
         return min(value, given.data.get("iterations", value))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _place_follows(cls, values: Any) -> Any:
+        """Who says how many hosts are expected need not say that some are, and may take minutes to start them."""
+        implied = {"place": "expected", "ready_timeout_s": 600.0}
+        return implied | values if isinstance(values, dict) and values.get("hosts_expected") else values
+
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
+        if self.hosts_expected and self.place != "expected":
+            raise ValueError(f"hosts_expected is for hosts that somebody else starts, and place {self.place!r} starts "
+                             f"its own; leave one of the two away")  # fmt: skip
         if self.mode == "async" and self.strategy in ("centralised", "noncooperative"):
             raise ValueError(f"mode 'async' needs neighbours that may lag: strategy {self.strategy!r} has none")
         if list(self.eval_steps) != sorted(set(self.eval_steps)):

@@ -9,9 +9,10 @@ reads them, knows that one place alone.
 import errno
 import logging
 import os
+import platform
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,6 +81,51 @@ class Meter:
             self._total_uj += passed_uj(self._last_uj[name], now, counter.range_uj)
             self._last_uj[name] = now
         return unread
+
+
+def machine() -> str:
+    """This machine, told from every other one: the same for all its containers, and another after it was restarted."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
+
+
+class Meters:
+    """The meters of all machines of a run: our own, and those that the hosts elsewhere tell of."""
+
+    def __init__(self) -> None:
+        self._own, self._here = Meter(), machine()
+        self._elsewhere: dict[str, tuple[set[int], dict[str, Any]]] = {}  # machine -> its agents, its latest reading
+
+    def heard(self, there: str, agents: Iterable[int], reading: dict[str, Any]) -> None:
+        """Take in what a host's meter says of its machine; hosts on one machine read the same counters."""
+        if there != self._here:
+            known = self._elsewhere.get(there, (set(), {}))[0]
+            self._elsewhere[there] = known | set(agents), reading
+
+    def so_far(self, cpu_s: Mapping[int, float]) -> dict[str, Any]:
+        """The energy of all machines that agents run on, as `Meter.so_far` tells it.
+
+        Args: `cpu_s`, the processor seconds of each agent: an estimate of them stands for a machine without counters.
+        """
+        away = set().union(*(agents for agents, _ in self._elsewhere.values()))
+        told = [reading if reading["joules"] is not None else
+                {**reading, "joules": WATTS_PER_BUSY_CORE * sum(cpu_s.get(k, 0.0) for k in agents)}
+                for agents, reading in self._elsewhere.values()]  # fmt: skip
+        here = [s for k, s in cpu_s.items() if k not in away]
+        return together([*([self._own.so_far(sum(here))] if here or not told else []), *told])
+
+
+def together(readings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The energy of several machines: measured, if all of it is.
+
+    >>> together([estimate(1.0), estimate(2.0)])
+    {'joules': 30.0, 'source': 'processor time x 10 W per busy core', 'quality': 'estimated'}
+    """
+    return {"joules": sum(r["joules"] for r in readings),
+            "source": "; ".join(dict.fromkeys(r["source"] for r in readings)),
+            "quality": "measured" if all(r["quality"] == "measured" for r in readings) else "estimated"}  # fmt: skip
 
 
 def passed_uj(before: float, now: float, range_uj: int) -> float:

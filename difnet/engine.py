@@ -102,14 +102,14 @@ def _should_compile(graph: torch.fx.GraphModule, example: list[Tensor], engine: 
     if any(tensor.device.type != "cpu" for tensor in example):
         return False
     if engine == "aot":
-        if not _compiler():
+        if not compiler():
             raise EnvironmentLacks("--engine aot needs a C++ compiler (g++ or clang++), and none is on the PATH")
         return True
     small = len(graph.graph.nodes) <= MOST_NODES and max(t.numel() for t in example) <= MOST_VALUES
-    return engine == "auto" and small and _compiler() is not None
+    return engine == "auto" and small and compiler() is not None
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
     return next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
 
 

@@ -1,4 +1,4 @@
-"""One host: forks its agents from one prepared process, supervises them, and ends every one of them.
+"""One host: asks the registry what to run, forks its agents from one prepared process, and stays until that is over.
 
 Everything heavy (torch, the model, the compiled kernels) is loaded once, here, before the first fork. No thread and no
 socket is open while forking.
@@ -6,116 +6,178 @@ socket is open while forking.
 
 import gc
 import os
+import platform
 import shutil
 import signal
 import sys
+import threading
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from difnet.config import load
+from difnet.addresses import endpoint_of, reach
+from difnet.children import Children
+from difnet.config import RunConfig, load
 from difnet.data.progress import heard_by, spoken
-from difnet.errors import ConfigError, DifnetError, EnvironmentLacks
+from difnet.energy import Meter, machine
+from difnet.errors import DifnetError, EnvironmentLacks
 from difnet.gathering import Held
-from difnet.lifetime import die_with_parent
+from difnet.lifetime import alive, allow_files, die_with_parent
 from difnet.machine import environment, process_for_tensors
+from difnet.places import spell
 from difnet.process import Assignment, run_agent
 from difnet.registry import Control
 from difnet.scoring import check_target, score
 from difnet.steps import compile_steps, describe
 from difnet.topology import Topology
+from difnet.version import __version__
 from difnet.workload import Workload, build, check_device
 
-GRACE_S = 3.0
+GRACE_S, BEAT_S, ANSWER_S = 3.0, 1.0, 30.0
 DEVICE_TIMEOUT_S = 60.0
 GONE_S = 1.0  # a launcher that is being killed takes a moment to be gone
-LOG_TAIL_LINES = 12
 
 
-@dataclass(slots=True)
-class Child:
-    """One agent's process as its host knows it."""
+@dataclass(frozen=True)
+class Hosting:
+    """What a host was told when it was started."""
 
-    agent: int
-    pid: int
-    fd: int  # readable once it has ended
-    log: Path
+    agents: Sequence[int]
+    registry: str
+    token: str
+    advertise: str | None = None  # a name or address by which others find this host; None: as the registry sees it
+    run: str | None = None  # the run it was started for; None: whichever the registry serves
+    patience_s: float = 60.0  # for a registry that is not there yet
+    bound_to: int | None = None  # the launcher's process, if that started it: then it ends with it, at once
+
+    @property
+    def name(self) -> str:
+        """What the launcher calls this host."""
+        return self.advertise or f"{platform.node()}/{spell(self.agents)}"
 
 
-def run_host(agents: Sequence[int], registry: str, token: str, listen: str) -> int:
-    """Fork the agents of this host and stay until all have ended. Returns an exit status."""
-    parent, asked = os.getppid(), []
-    launcher = os.pidfd_open(parent)  # readable once the launcher has ended
+def run_host(told: Hosting) -> int:
+    """Fork the agents of this host and stay until the run is over. Returns an exit status.
+
+    Raises: DifnetError, if it cannot take part and the launcher does not know of it.
+    """
+    asked: list[bool] = []
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher's death is told again for each of its threads
         asked.append(True)
         sys.exit(143)
 
+    allow_files()
+    try:
+        launcher = [os.pidfd_open(told.bound_to)] if told.bound_to else []  # readable once the launcher has ended
+    except ProcessLookupError:
+        return 143  # it has ended already
     signal.signal(signal.SIGTERM, end)
-    die_with_parent(parent, signal.SIGTERM)
+    if told.bound_to:
+        die_with_parent(told.bound_to, signal.SIGTERM)
     try:
         with process_for_tensors():
-            return _fork_and_supervise(agents, registry, token, listen, launcher)
+            return _fork_and_supervise(told, launcher)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending already
-        if listen.startswith("ipc://") and wait([launcher], GONE_S if asked else 0):  # killed: tidy up in its place
-            shutil.rmtree(Path(listen.removeprefix("ipc://")).parent, ignore_errors=True)
+        if told.registry.startswith("ipc://") and wait(launcher, GONE_S if asked else 0):  # killed: tidy up for it
+            shutil.rmtree(Path(told.registry.removeprefix("ipc://")).parent, ignore_errors=True)
 
 
-def _fork_and_supervise(agents: Sequence[int], registry: str, token: str, listen: str, launcher: int) -> int:
+def run_foreground(told: Hosting) -> int:
+    """Be the one agent of this host in this process, without a fork. Returns its exit status."""
+    [k] = told.agents
+    with process_for_tensors():
+        assignment = prepare(told)
+        status = run_agent(k, assignment)
+        with Control(assignment.registry, told.token) as control:
+            control.say("exited", {"agent": k, "status": f"exit status {status}", "log_tail": ""})
+    return status
+
+
+def _fork_and_supervise(told: Hosting, launcher: list[int]) -> int:
     try:
-        with Control(registry, token) as control:
-            assignment, folder = prepare(control, registry, token, listen)
-    except (ConfigError, EnvironmentLacks) as error:
-        return error.exit_code  # the registry knows the reason, and tells the user
+        assignment = prepare(told)
+    except Refused as refused:
+        if not told.bound_to:
+            raise
+        return refused.exit_code  # the launcher tells the same user
     gc.collect()
     gc.freeze()
-    children = {}
-    try:
-        for k in agents:
-            child = fork_agent(k, assignment, folder)
-            children[child.fd] = child
-        with Control(registry, token) as control:
-            control.say("host", {"agents": list(agents)})
-            return supervise(children, control, launcher, assignment)
-    finally:
-        end_all(children)
+    with Children() as children:
+        for k in told.agents:
+            children.fork(k, partial(run_agent, k, assignment))
+        with Control(assignment.registry, told.token) as control, beating(control, told.name):
+            children.tell = control.say
+            try:
+                supervise(children, control, launcher, assignment)
+            finally:
+                children.end()  # while there is still somebody to tell
+    return 1 if children.failed else 0
 
 
-def prepare(control: Control, registry: str, token: str, listen: str) -> tuple[Assignment, Path]:
-    """Ask the registry what to run, and load all of it.
+class Refused(DifnetError):
+    """What the launcher was told, and will tell its user."""
 
-    Returns: what every agent inherits, and the run's folder.
+    def __init__(self, error: DifnetError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+
+def prepare(told: Hosting) -> Assignment:
+    """Reach the registry, ask it what to run, and load all of it. Returns what every agent inherits.
+
+    Raises: Refused, if this cannot be run here; DifnetError, if nobody could be told so.
     """
-    control.say("configuration?", {})
-    run = control.expect("run", 30.0)
-    asked = load(settings=run["config"])
-    config = asked.model_copy(update={"device": "cpu"})  # another device would not survive the fork
-    topology = Topology.from_dict(run["topology"])
+    registry, local = reach(told.registry, told.patience_s, lambda text: print(f"difnet host: {text}", file=sys.stderr))
+    with Control(registry, told.token) as control:
+        def note(text: str) -> None:
+            control.say("note", {"text": text})
 
-    def say(text: str) -> None:
-        control.say("note", {"text": text})
-
-    try:
-        if asked.device != "cpu":
-            check_device_aside(asked.device)
-        with heard_by(spoken(say)):
-            workload = build(config, topology.agents, topology.hub)
-            check_target(workload)
-            steps = compile_steps(workload, say)
-    except DifnetError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher answers with it, and we are ending already
-        control.say("failed", {"reason": str(error), "exit_code": error.exit_code})
-        raise
-    control.say("prepared", {**describe(workload, steps), "environment": environment()})
+        control.say("configuration?", {"agents": list(told.agents), "name": told.name, "version": __version__,
+                                       "run": told.run})  # fmt: skip
+        run = control.expect("run", ANSWER_S)
+        asked, topology = load(settings=run["config"]), Topology.from_dict(run["topology"])
+        try:
+            workload = _load(asked, topology, note)
+            steps = compile_steps(workload, note)
+        except DifnetError as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher answers with it, and we are ending already
+            control.say("failed", {"reason": str(error), "exit_code": error.exit_code, "host": told.name})
+            raise Refused(error) from error
+        facts = describe(workload, steps)
+        if 0 not in told.agents:
+            facts["manifest"] = None  # the same on every host, and long
+        control.say("prepared", {"host": told.name, "agents": list(told.agents), "environment": environment(),
+                                 "facts": facts})  # fmt: skip
     hashes = {**run["hashes"], "model": workload.fingerprint()}
-    assignment = Assignment(workload, steps, topology, hashes, run["run"], registry, token, listen, asked.device)
-    return assignment, Path(run["folder"])
+    listen = _listen(told.registry, local, told.advertise)
+    return Assignment(workload, steps, topology, hashes, run["run"], registry, told.token, listen, told.advertise or "",
+                      asked.device)  # fmt: skip
+
+
+def _load(asked: RunConfig, topology: Topology, note: Callable[[str], None]) -> Workload:
+    config = asked.model_copy(update={"device": "cpu"})  # another device would not survive the fork
+    if asked.device != "cpu":
+        check_device_aside(asked.device)
+    with heard_by(spoken(note)):
+        workload = build(config, topology.agents, topology.hub)
+        check_target(workload)
+    return workload
+
+
+def _listen(registry: str, local: str, advertise: str | None) -> str:
+    """Where agents listen: beside the registry's own socket, or at ports of the address that others know."""
+    if registry.startswith("ipc://"):
+        return f"{registry.rpartition('/')[0]}/{{agent}}"
+    anywhere = "::" if ":" in local else "0.0.0.0"
+    return endpoint_of(anywhere if advertise else local, "*")
 
 
 def check_device_aside(device: str) -> None:
@@ -146,60 +208,52 @@ def check_device_aside(device: str) -> None:
         raise EnvironmentLacks(reason or f"--device {device} cannot be used here: {silent}. Leave it away for cpu.")
 
 
-def fork_agent(k: int, assignment: Assignment, folder: Path) -> Child:
-    """Start agent k as a process of its own; what it prints goes to its log."""
-    log = folder / "agents" / f"{k:03d}" / "log.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    host = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            die_with_parent(host)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.dup2(target, 1)
-            os.dup2(target, 2)
-            status = run_agent(k, assignment)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    return Child(k, pid, os.pidfd_open(pid), log)
+@contextmanager
+def beating(control: Control, name: str) -> Iterator[None]:
+    """Tell the registry once a second that this host is there, also while it computes, and what its meter says."""
+    over, meter = threading.Event(), Meter()
+
+    def beat() -> None:
+        while True:
+            control.say("beat", {"name": name, "machine": machine(), "energy": meter.so_far(None)})
+            if over.wait(BEAT_S):
+                return
+
+    thread = threading.Thread(target=beat, name="beats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
-def supervise(children: dict[int, Child], control: Control, launcher: int, assignment: Assignment) -> int:
-    """Report who ends and how, test the models that came out when asked to, and stay until that is over.
+def supervise(children: Children, control: Control, launcher: list[int], assignment: Assignment) -> None:
+    """Hand on what agents print and how they end, test the models that came out when asked to, until that is over.
 
-    It is over when the registry says so, or the launcher is gone, or nothing was asked for a while after all had ended.
+    It is over when the registry says so, or the launcher is gone: at once where it runs on this machine, else when
+    nothing was heard of it for the run's `orphan_s`.
     """
-    failed = 0
     ending_since: float | None = None
-    idle_since = time.monotonic()
-    while children or (ending_since is None and time.monotonic() - idle_since < GRACE_S):
-        ready = wait([control.socket.FD, launcher, *children], 0.25)
-        for fd in [fd for fd in ready if fd in children]:
-            child = children.pop(fd)
-            status = reap(child)
-            failed += status != "exit status 0"
-            control.say("exited", {"agent": child.agent, "status": status, "log_tail": tail(child.log)})
+    heard_at, orphan_s = time.monotonic(), assignment.workload.config.orphan_s
+    while ending_since is None or (children and time.monotonic() - ending_since < GRACE_S):
+        alive()
+        ready = wait([control.socket.FD, *launcher, *children.fds], 0.25)
+        children.attend(ready)
         while heard := control.hear(0):
             kind, body = heard
             if kind == "end":
                 ending_since = ending_since or time.monotonic()
             elif kind == "score":
                 say_scores(assignment.on_device(), control, body)
-                idle_since = time.monotonic()
-        if children:
-            idle_since = time.monotonic()
-        if ending_since is not None and time.monotonic() - ending_since > GRACE_S:
-            break
-        if launcher in ready:
-            break
-    return 1 if failed else 0
+            heard_at = time.monotonic()
+        if set(launcher).intersection(ready):
+            return
+        if not launcher and time.monotonic() - heard_at > orphan_s:
+            print(f"difnet host: nothing was heard of the launcher at {control.endpoint} for {orphan_s:.0f} s; "
+                  f"its {len(children)} agents end", file=sys.stderr)  # fmt: skip
+            children.failed += 1
+            return
 
 
 def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> None:
@@ -211,39 +265,3 @@ def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> N
         told = {"model": model, "iteration": iteration, "shape": figures.shape}
         control.say("scored", told, (figures.reshape(-1), samples))
     control.say("scored", {"model": ""})
-
-
-def reap(child: Child) -> str:
-    """How an ended child ended, in words."""
-    _, status = os.waitpid(child.pid, 0)
-    os.close(child.fd)
-    if os.WIFSIGNALED(status):
-        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"exit status {os.WEXITSTATUS(status)}"
-
-
-def tail(log: Path) -> str:
-    """The last lines of a log."""
-    try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
-    except OSError:
-        return ""
-
-
-def end_all(children: dict[int, Child]) -> None:
-    """Ask those who are left to end, then end them."""
-    for sig, patience in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0)):
-        for child in children.values():
-            os.kill(child.pid, sig)
-        deadline = time.monotonic() + patience
-        while children and time.monotonic() < deadline:
-            for fd in wait(list(children), 0.1):
-                reap(children.pop(int(fd)))  # type: ignore[arg-type]
-
-
-def run_foreground(k: int, registry: str, token: str, listen: str) -> int:
-    """Be agent k in this process, without a fork. Returns its exit status."""
-    with process_for_tensors():
-        with Control(registry, token) as control:
-            assignment, _ = prepare(control, registry, token, listen)
-        return run_agent(k, assignment)

@@ -2,27 +2,25 @@
 
 import hashlib
 import json
+import os
 import secrets
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from difnet import catalog, events
 from difnet.config import RunConfig
 from difnet.errors import AgentLost, DifnetError
 from difnet.events import Event
-from difnet.lifetime import asked_to_stop, owned, sweep
+from difnet.lifetime import alive, allow_files, asked_to_stop
+from difnet.places import Contract, Place, spell
 from difnet.recorder import Recorder, Scored
-from difnet.registry import Registry
+from difnet.registry import HOST_SILENCE_S, Registry
 from difnet.topology import Topology, load
+from difnet.version import __version__
 
 PULSE_S, SAY_S, LAST_WORDS_S = 1.0, 0.5, 1.0
-MEETING_PLACE = "difnet-"
 
 
 def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
@@ -31,33 +29,45 @@ def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: No
     Args: `listen` hears every network-level event.
     Raises: DifnetError, if it cannot start.
     """
-    topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
-    place = catalog.load("places", config.place)
-    recorder = Recorder(config, topology, "launch", listen)
-    token = secrets.token_hex(16)
+    topology, place = _planned(config)
+    allow_files()
+    token = os.environ.get("DIFNET_TOKEN") or secrets.token_hex(16)
     neighbours = {k: sorted({*topology.hears(k), *topology.tells(k)}) for k in range(topology.agents)}
-    run = {
-        "run": recorder.folder.name, "folder": str(recorder.folder), "config": config.model_dump(exclude_none=True),
-        "topology": topology.to_dict(), "hashes": hashes(topology),
-    }  # fmt: skip
-    with meeting_place(config.transport) as (registry_endpoint, listen_endpoint):
-        with Registry(registry_endpoint, token, run, neighbours) as registry, asked_to_stop() as stop:
-            recorder.start()
-            with place(range(topology.agents), registry.endpoint, token, listen_endpoint) as hosts:
-                return Launch(config, recorder, registry, hosts, stop).until_done()
+    with asked_to_stop() as stop, place as hosts, Registry(hosts.meeting, token, neighbours) as registry:
+        recorder = Recorder(config, topology, "launch", listen)  # its folder is made when a run can begin
+        registry.run = {
+            "run": recorder.folder.name, "version": __version__, "config": config.model_dump(exclude_none=True),
+            "topology": topology.to_dict(), "hashes": hashes(topology),
+        }  # fmt: skip
+        recorder.start()
+        for line in hosts.start(Contract(recorder.folder.name, registry.endpoint, token)).splitlines():
+            recorder.note(line)
+        return Launch(config, recorder, registry, hosts, stop).until_done()
+
+
+def plan(config: RunConfig) -> str:
+    """What `launch` would start, in the words of the place; nothing is begun, and no folder is made."""
+    return _planned(config)[1].plan()
+
+
+def _planned(config: RunConfig) -> tuple[Topology, Place]:
+    topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
+    return topology, catalog.load("places", config.place)(config, topology.agents)
 
 
 class Launch:
     """The loop of one launch: listen, record, and notice who is gone."""
 
-    def __init__(self, config: RunConfig, recorder: Recorder, registry: Registry, hosts: Any, stop: list[int]) -> None:
+    def __init__(
+        self, config: RunConfig, recorder: Recorder, registry: Registry, hosts: Place, stop: list[int]
+    ) -> None:
         self.config, self.recorder, self.registry, self.hosts, self._stop = config, recorder, registry, hosts, stop
         self._exited: set[int] = set()
-        self._prepared: dict[str, Any] = {}
+        self._prepared: dict[str, dict[str, Any]] = {}  # by host
         self._failure: DifnetError | None = None
         self._heard_at = time.monotonic()
         self._told_at: dict[int, float] = {}  # agent -> when it was last heard
-        self._said_at = 0.0
+        self._said_at, self._said = 0.0, ""
         self._scores: list[Scored] = []
         self._all_scored = False
 
@@ -66,10 +76,13 @@ class Launch:
         stopped, leaving_since, next_pulse = False, None, 0.0
         while len(self._exited) < self.recorder.topology.agents:
             for kind, body, tensors in self.registry.listen(0.1):
-                self._heard_at = time.monotonic()
+                if kind != "beat":  # which says that a host is there, and not that anything goes on
+                    self._heard_at = time.monotonic()
                 self._take(kind, body, tensors)
+            alive()
             self._say_who_is_ready()
             now = time.monotonic()
+            self._lose_silent_hosts(now)
             if self._stop and not stopped:
                 stopped = True
                 self.recorder.note("stopping: agents end after the same iteration; again to kill")
@@ -97,12 +110,17 @@ class Launch:
             self.recorder.record(events.from_dict({"event": kind, **body}), tensors)
         elif kind == "note":
             self.recorder.note(str(body["text"]))
+        elif kind == "beat":
+            self.recorder.meters.heard(str(body["machine"]), body["agents"], body["energy"])
+        elif kind == "log":
+            self.recorder.log(int(body["agent"]), str(body["text"]))
         elif kind == "prepared":
-            self._prepared = body
+            self._prepared[str(body["host"])] = body
         elif kind == "scored":
             self._scored(body, tensors)
         elif kind == "failed":
-            self._failure = DifnetError(str(body["reason"]))
+            host = f"host {body['host']}: " if self.config.place != "local" else ""
+            self._failure = DifnetError(f"{host}{body['reason']}")
             self._failure.exit_code = int(body["exit_code"])
         elif kind == "exited":
             self._exit(int(body["agent"]), str(body["status"]), str(body["log_tail"]))
@@ -121,10 +139,23 @@ class Launch:
     def _say_who_is_ready(self) -> None:
         registry, recorder = self.registry, self.recorder
         if registry.started and recorder.ready_s is None:
-            recorder.ready(self._prepared)
-        elif not registry.started and registry.registered and time.monotonic() - self._said_at > SAY_S:
+            recorder.ready(facts(self._prepared))
+        elif not registry.started and time.monotonic() - self._said_at > SAY_S:
             self._said_at = time.monotonic()
-            recorder.note(f"{registry.registered}/{recorder.topology.agents} agents here, {registry.joined} connected")
+            wanted = self.config.hosts_expected
+            hosts = f"{len(registry.hosts)}/{wanted} hosts, " if wanted else ""
+            here = f"{hosts}{registry.registered}/{recorder.topology.agents} agents here, {registry.joined} connected"
+            if here != self._said and (registry.hosts if wanted else registry.registered):
+                self._said, self._heard_at = here, self._said_at
+                recorder.note(here)
+
+    def _lose_silent_hosts(self, now: float) -> None:
+        """A host that was lost without a word takes its agents with it."""
+        for host in [h for h in self.registry.hosts.values() if h.is_silent()]:
+            left = [k for k in host.agents if k not in self._exited]
+            if left and all(now - self._told_at.get(k, 0.0) > HOST_SILENCE_S for k in left):
+                for k in left:
+                    self._exit(k, f"its host {host.name} fell silent", "")
 
     def _out_of_patience(self, now: float) -> str | None:
         """Why we wait no longer, if so."""
@@ -148,10 +179,12 @@ class Launch:
         """Have a host score the models that came out, while it is still there, and record what it says."""
         models = self.recorder.models_to_test()
         asked = {name: held.iteration for name, held in models.items()}
-        if not models or not self.registry.score(asked, [held.w for held in models.values()]):
+        host = self.registry.score(asked, [held.w for held in models.values()]) if models else None
+        if host is None:
             return
         patience_s, self._heard_at = self.config.step_timeout_s, time.monotonic()
-        while not self._all_scored and not self._stop and self.hosts.poll() is None:
+        while not self._all_scored and not self._stop and self.hosts.poll() is None and not host.is_silent():
+            alive()
             for kind, body, tensors in self.registry.listen(0.1):
                 self._heard_at = time.monotonic()
                 self._take(kind, body, tensors)
@@ -172,6 +205,9 @@ class Launch:
     def _end(self, stopped_by: str) -> dict[str, Any]:
         if not stopped_by and not self._failure:
             self._test()
+        if not self.registry.started:
+            for line in self.hosts.logs().splitlines():
+                self.recorder.note(line)
         self.registry.end()
         self.hosts.stop()
         g = self.recorder.gathering
@@ -197,15 +233,12 @@ def hashes(topology: Topology) -> dict[str, str]:
     }
 
 
-@contextmanager
-def meeting_place(transport: str) -> Iterator[tuple[str, str]]:
-    """Endpoints for the registry and, with {agent} in it, for agents: a private folder's sockets, or loopback ports."""
-    if transport == "tcp":
-        yield "tcp://127.0.0.1:*", "tcp://127.0.0.1:*"
-        return
-    sweep(Path(tempfile.gettempdir()), MEETING_PLACE)
-    folder = Path(tempfile.mkdtemp(prefix=owned(MEETING_PLACE)))
-    try:
-        yield f"ipc://{folder}/registry", f"ipc://{folder}/{{agent}}"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def facts(prepared: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the hosts have told of the run: the facts of the one that holds agent 0, and the machine of each.
+
+    Args: `prepared`, by host: agents, environment, facts.
+    """
+    first = next(told for told in prepared.values() if 0 in told["agents"])
+    hosts = {name: {"agents": spell(told["agents"]), **told["environment"]} for name, told in prepared.items()}
+    environment = first["environment"] | ({"hosts": hosts} if len(hosts) > 1 else {})
+    return first["facts"] | {"environment": environment}

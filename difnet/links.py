@@ -3,9 +3,13 @@
 A link is moved through its life by `transport.py`: joining -> active -> done | lost.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+
+from difnet import wire
 
 JOINING, ACTIVE, DONE, LOST = "joining", "active", "done", "lost"
 
@@ -39,6 +43,35 @@ class Patience:
     step_s: float = 600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who an agent is, and what it must share with a neighbour to combine states with it."""
+
+    agent: int
+    incarnation: int
+    run: str
+    topology: str  # a hash, as the next two
+    weights: str
+    model: str
+    dtype: str
+    length: int  # values in a state
+
+    def greeting(self) -> dict[str, Any]:
+        """The fields of a hello."""
+        return {"protocol": wire.PROTOCOL, "run": self.run, "agent": self.agent, "incarnation": self.incarnation,
+                "topology": self.topology, "weights": self.weights, "model": self.model, "dtype": self.dtype,
+                "length": self.length}  # fmt: skip
+
+    def mismatch(self, hello: Mapping[str, Any]) -> tuple[str, str, str] | None:
+        """The first thing that a neighbour's hello has otherwise: what, expected, got (minor protocol versions may)."""
+        for name, ours in self.greeting().items():
+            expected, got = str(ours), str(hello[name])
+            same = expected.split(".")[0] == got.split(".")[0] if name == "protocol" else expected == got
+            if name not in ("agent", "incarnation") and not same:
+                return name, expected, got
+        return None
+
+
 @dataclass(slots=True)
 class Link:
     """What one end knows of an edge."""
@@ -50,6 +83,8 @@ class Link:
     phase: str = JOINING
     epoch: int = 0
     greeted: bool = False
+    dial_at: float = 0.0  # not before then
+    unreachable: str = ""  # why it could not be dialled
     heard_at: float = 0.0
     sent_at: float = 0.0
     peer_phase: str = ""

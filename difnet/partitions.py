@@ -31,7 +31,7 @@ def partition_labels(
     [1, 2, 3]
     """
     if how not in PARTITIONS:
-        raise ConfigError(f"task.partition is {how!r}{did_you_mean(how, PARTITIONS)} It must be one of "
+        raise ConfigError(f"task.partition is {how!r}{did_you_mean(how, PARTITIONS) or '.'} It must be one of "
                           f"{', '.join(PARTITIONS)}.")  # fmt: skip
     if how == "natural":
         raise ConfigError("task.partition is 'natural', but these samples have no natural owners; try 'dirichlet'")

@@ -9,18 +9,19 @@ import numpy as np
 from torch import Tensor
 
 from difnet import agent
+from difnet.addresses import advertised
 from difnet.algorithms import Info, State
 from difnet.errors import DifnetError
 from difnet.events import Edge, Evaluated, Event, Finished, NeighbourLost, Progress, Snapshot, TrainedAlone
 from difnet.hub import Call, Client, Hub
-from difnet.links import Link
+from difnet.links import Identity, Link, Patience
 from difnet.machine import cpu_seconds, memory_peak, memory_pss
 from difnet.mixing import column
 from difnet.offline import train_alone
 from difnet.registry import Control
 from difnet.steps import Steps, compile_steps, elsewhere, evaluated
 from difnet.topology import Topology
-from difnet.transport import Identity, Patience, Transport
+from difnet.transport import Transport
 from difnet.workload import TaskStream, Workload, build
 
 PROGRESS_S, MEMORY_S, AGREEMENT_S, LEAVE_S = 0.5, 5.0, 10.0, 10.0
@@ -38,6 +39,7 @@ class Assignment:
     registry: str
     token: str
     listen: str  # where to bind, "{agent}" standing for its number
+    advertise: str = ""  # the name under which others find what was bound; "": as it was bound
     device: str = "cpu"  # of the steps; any other is first used after the fork, which it would not survive
 
     def on_device(self) -> Workload:
@@ -273,7 +275,7 @@ def _meet(me: Identity, assignment: Assignment, control: Control, transport: Tra
     """Register, join the neighbours, and wait for the start; every wait looks after the links."""
     k = me.agent
     timeout_s = assignment.workload.config.ready_timeout_s
-    endpoint = transport.bind(assignment.listen.format(agent=k))
+    endpoint = advertised(transport.bind(assignment.listen.format(agent=k)), assignment.advertise)
     control.say("register", {"agent": k, "incarnation": me.incarnation, "endpoint": endpoint, "pid": os.getpid()})
     peers = control.expect("peers", timeout_s)["endpoints"]
     transport.join({int(l): endpoint for l, endpoint in peers.items()}, timeout_s)

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from difnet.config import RunConfig
 from difnet.costs import Target, spent
-from difnet.energy import Meter
+from difnet.energy import Meters
 from difnet.errors import ConfigError
 from difnet.events import (
     LAUNCH_MODEL,
@@ -69,7 +69,7 @@ class Recorder:
         self._at_target: dict[str, Any] | None = None
         self._states: dict[int, np.ndarray] = {}
         self._tested: list[Tested] = []
-        self._meter = Meter()
+        self.meters = Meters()
         self.folder = make_folder(config, self.started_at)
         self._write_description()
 
@@ -141,6 +141,10 @@ class Recorder:
         elif isinstance(event, Finished):
             g.finished[event.agent] = event
             self._save_state(event, tensors)
+
+    def log(self, agent: int, text: str) -> None:
+        """Keep what an agent's process printed."""
+        append_text(self.agent_folder(agent) / "log.txt", text)
 
     def lose(self, agent: int, status: str, log_tail: str) -> None:
         """An agent's process ended before the run did."""
@@ -219,7 +223,7 @@ class Recorder:
         return replace(event, spent=everything)
 
     def _energy(self) -> dict[str, Any]:
-        return self._meter.so_far(self.gathering.cpu_s)
+        return self.meters.so_far({k: p.cpu_s for k, p in self.gathering.progress.items()})
 
     def _launch_model(self) -> Held | None:
         """What the network has learnt: the centroid of the agents that ended well, or the hub's model; or the best.
@@ -315,9 +319,14 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add one line of JSON to a file, in one write."""
+    append_text(path, json.dumps(known(record), allow_nan=False) + "\n")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to a file, in one write."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(fd, (json.dumps(known(record), allow_nan=False) + "\n").encode())
+        os.write(fd, text.encode())
     finally:
         os.close(fd)
 

@@ -8,7 +8,8 @@ it without a deadline.
     agent -> event {…} + tensors                         -> (to the recorder)
              stop                                        -> agent: at {iteration} -> until {iteration}
     agent -> leave                                       -> left: all that it said is recorded
-    host  -> configuration?                              -> run {…};  host -> exited {agent, status, log_tail}
+    host  -> configuration? {agents, name, version}      -> run {…}, or refused {reason}
+             prepared {…}, beat {name, …} (-> beat), log {agent, text}, exited {agent, status, log_tail}
              score {models} + tensors                    -> host: scored {…} + tensors
 """
 
@@ -16,16 +17,19 @@ import hmac
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import zmq
 
-from difnet import wire
-from difnet.errors import DifnetError, WireError
-from difnet.sockets import readable
+from difnet import events, wire
+from difnet.errors import ConfigError, EnvironmentLacks, WireError
+from difnet.sockets import dual, readable
 
 STOP_ANSWER_S = 5.0
+FAREWELL_MS = 1000  # for the last words to hosts on other machines
+HOST_SILENCE_S = 15.0  # a host unheard for so long is not asked for anything
 
 
 class Message(NamedTuple):
@@ -37,27 +41,51 @@ class Message(NamedTuple):
     tensors: list[np.ndarray]
 
 
+@dataclass(slots=True)
+class HostSeen:
+    """A host as it told of itself."""
+
+    name: str
+    agents: list[int]
+    sender: bytes
+    heard_at: float
+    supervises: bool = False  # its agents are there
+
+    def is_silent(self) -> bool:
+        """Whether its beats have stopped."""
+        return self.supervises and time.monotonic() - self.heard_at > HOST_SILENCE_S
+
+
 class Registry:
     """The launcher's end; use as a context manager.
 
-    Args: `neighbours`, agent -> whom it must be connected to; `run`, what a host needs to know; `token`, a secret that
-        every message must carry.
+    `run` is what a host is told when it asks, its "run" and "version" among it.
+
+    Args: `token`, a secret that every message must carry; `neighbours`, agent -> whom it must be connected to.
+    Raises: EnvironmentLacks, if it cannot listen there.
     """
 
-    def __init__(self, endpoint: str, token: str, run: dict[str, Any], neighbours: dict[int, list[int]]) -> None:
-        self._token, self._run, self._neighbours = token, run, neighbours
+    def __init__(self, endpoint: str, token: str, neighbours: dict[int, list[int]]) -> None:
+        self.run: dict[str, Any] = {}
+        self._token, self._neighbours = token, neighbours
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
-        self._router.setsockopt(zmq.LINGER, 0)
         self._router.setsockopt(zmq.RCVHWM, 10_000)
         self._router.setsockopt(zmq.MAXMSGSIZE, 2**31)
-        self._router.bind(endpoint)
+        dual(self._router, endpoint)
+        try:
+            self._router.bind(endpoint)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise EnvironmentLacks(
+                f"cannot listen for agents at {endpoint}: {error.strerror.lower()}. Another launcher may be there, or "
+                f"this machine has no such address; give another one with --registry tcp://HOST:PORT"
+            ) from error
         self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._agents: dict[int, bytes] = {}  # agent -> its connection
         self._endpoints: dict[int, str] = {}
         self._joined: set[int] = set()
-        self._hosts: set[bytes] = set()
-        self._supervising: list[bytes] = []  # the hosts' later connections, once their agents are there
+        self.hosts: dict[str, HostSeen] = {}  # by name
         self._at: dict[int, int] = {}  # agent -> the iteration it was in when asked to stop
         self._stopping_since: float | None = None
         self.started = False
@@ -67,7 +95,7 @@ class Registry:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._context.destroy(linger=0)
+        self._context.destroy(linger=FAREWELL_MS)
 
     @property
     def registered(self) -> int:
@@ -96,17 +124,17 @@ class Registry:
             self._stopping_since = time.monotonic()
             self._tell_agents("stop", {})
 
-    def score(self, models: dict[str, Any], tensors: Sequence[np.ndarray]) -> bool:
-        """Ask a host to test models, whose parameters are the tensors; False if there is no host."""
-        if not self._supervising:
-            return False
-        self._send(self._supervising[0], "score", {"models": models}, tensors)
-        return True
+    def score(self, models: dict[str, Any], tensors: Sequence[np.ndarray]) -> HostSeen | None:
+        """Ask a host that is there to test models, whose parameters are the tensors. Returns that host, if any."""
+        host = next((h for h in self.hosts.values() if h.supervises and not h.is_silent()), None)
+        if host is not None:
+            self._send(host.sender, "score", {"models": models}, tensors)
+        return host
 
     def end(self) -> None:
         """Tell the hosts that the run is over: they end whoever is left."""
-        for host in self._hosts:
-            self._send(host, "end", {})
+        for host in self.hosts.values():
+            self._send(host.sender, "end", {})
 
     def forget(self, agent: int) -> None:
         """An agent is gone for good: nobody waits for its answer any more."""
@@ -117,18 +145,23 @@ class Registry:
             raise WireError("a control message without a header")
         kind, body, tensors = _read_message(frames[1:])
         token = body.pop("token", "")
-        if not isinstance(token, str) or not hmac.compare_digest(token, self._token):
+        if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._token.encode()):
+            if kind == "configuration?":  # somebody who may have mistyped it waits for an answer
+                self._send(frames[0], "refused", {"reason": "the token is another one than this run's; "
+                                                  "set DIFNET_TOKEN to what the launcher told"})  # fmt: skip
             raise WireError("a control message without this run's token")
         return Message(frames[0], kind, body, tensors)
 
     def _serve(self, message: Message) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
         sender, kind, body, tensors = message
+        if kind in events.KINDS and (agent := _natural(body, "agent")) in self._agents:
+            self._agents[agent] = sender  # its connection may be a new one
         if kind == "configuration?":
-            self._hosts.add(sender)
-            self._send(sender, "run", self._run)
-        elif kind == "host":
-            self._hosts.add(sender)
-            self._supervising.append(sender)
+            self._introduce(sender, body)
+        elif kind == "beat" and (host := self.hosts.get(str(body.get("name")))):
+            host.sender, host.heard_at, host.supervises = sender, time.monotonic(), True
+            self._send(sender, "beat", {})
+            yield kind, body | {"agents": host.agents}, tensors
         elif kind == "register":
             self._register(sender, _natural(body, "agent"), str(body.get("endpoint", "")))
         elif kind == "joined":
@@ -139,6 +172,30 @@ class Registry:
             self._at[_natural(body, "agent")] = _natural(body, "iteration")
         else:
             yield kind, body, tensors
+
+    def _introduce(self, sender: bytes, body: dict[str, Any]) -> None:
+        """Tell a host what to run, or why it may not take part."""
+        name, agents, run = str(body.get("name")), body.get("agents"), self.run["run"]
+        if not isinstance(agents, list) or not all(type(k) is int for k in agents):
+            raise WireError("a host's agents are not a list of numbers")
+        elsewhere = {k: h.name for h in self.hosts.values() if h.name != name for k in h.agents}
+        last, wrong = len(self._neighbours) - 1, ""
+        if body.get("run") not in (None, run):
+            wrong = f"it serves run {run!r}, and this host was started for {body['run']!r}; leave --run-id away or wait"
+        elif body.get("version") != self.run["version"]:
+            wrong = (f"the launcher is difnet {self.run['version']}, this host is {body.get('version')}; install the "
+                     f"same version on both")  # fmt: skip
+        elif outside := sorted(set(agents) - self._neighbours.keys()):
+            wrong = f"there is no agent {outside[0]}: this run has agents 0 to {last}; give others with --agents"
+        elif here := sorted(self._endpoints.keys() & set(agents)):
+            wrong = f"agent {here[0]} takes part already, and one that has died cannot come back into the same run"
+        elif taken := sorted(elsewhere.keys() & set(agents)):
+            wrong = f"agent {taken[0]} is at host {elsewhere[taken[0]]!r} already; give others with --agents"
+        if wrong:
+            self._send(sender, "refused", {"reason": wrong})
+            return
+        self.hosts[name] = HostSeen(name, agents, sender, time.monotonic())
+        self._send(sender, "run", self.run)
 
     def _register(self, sender: bytes, agent: int, endpoint: str) -> None:
         if agent not in self._neighbours or agent in self._agents:
@@ -203,7 +260,10 @@ def _natural(body: dict[str, Any], name: str) -> int:
 
 
 class Control:
-    """An agent's or a host's end of the control plane; use as a context manager, from any thread."""
+    """An agent's or a host's end of the control plane; use as a context manager, from any thread.
+
+    Args: `endpoint`, with a number in it and no name.
+    """
 
     def __init__(self, endpoint: str, token: str) -> None:
         self._token = token
@@ -213,6 +273,7 @@ class Control:
         self.socket.setsockopt(zmq.LINGER, 2000)
         self.socket.setsockopt(zmq.SNDHWM, 10_000)
         self.socket.setsockopt(zmq.MAXMSGSIZE, 2**31)
+        dual(self.socket, endpoint)
         self.socket.connect(endpoint)
         self.endpoint = endpoint
 
@@ -246,7 +307,7 @@ class Control:
     def expect(self, kind: str, timeout_s: float) -> dict[str, Any]:
         """Wait for one kind of answer.
 
-        Raises: DifnetError, if the registry refuses, or is silent for too long.
+        Raises: ConfigError, if the registry refuses; EnvironmentLacks, if it is silent for too long.
         """
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
@@ -254,5 +315,6 @@ class Control:
             if heard and heard[0] == kind:
                 return heard[1]
             if heard and heard[0] == "refused":
-                raise DifnetError(f"the registry refuses: {heard[1].get('reason')}")
-        raise DifnetError(f"no answer {kind!r} from the registry at {self.endpoint} in {timeout_s:.0f} s")
+                raise ConfigError(f"the registry refuses: {heard[1].get('reason')}")
+        raise EnvironmentLacks(f"no answer {kind!r} from the registry at {self.endpoint} in {timeout_s:.0f} s; is it a "
+                               f"launcher of this run that listens there?")  # fmt: skip

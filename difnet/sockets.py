@@ -52,6 +52,11 @@ def readable(socket: zmq.Socket) -> bool:
     return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)  # type: ignore[arg-type]
 
 
+def dual(socket: zmq.Socket, endpoint: str) -> None:
+    """Let a socket speak IPv6 where its endpoint has such an address: ZeroMQ wants to be told."""
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+
+
 class Sockets:
     """The sockets of one agent and what arrives on them; `close` them, whatever happens."""
 
@@ -76,15 +81,17 @@ class Sockets:
 
     def bind(self, endpoint: str) -> str:
         """Listen at an endpoint ("tcp://127.0.0.1:*" finds its own port); returns the one that was bound."""
+        dual(self._router, endpoint)
         self._router.bind(endpoint)
         return self._router.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def dial(self, neighbour: int, endpoint: str) -> None:
-        """Connect to a neighbour, and go on trying until `hang_up`."""
+        """Connect to a neighbour, at a number and not a name, and go on trying until `hang_up`."""
         dealer = self._socket(zmq.DEALER, DIALLING | {zmq.RECONNECT_IVL: 100 + random.SystemRandom().randrange(50)})
         self._monitors[neighbour] = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._dealers[neighbour], self._dialled[dealer] = dealer, neighbour
         self._poller.register(dealer, zmq.POLLIN)
+        dual(dealer, endpoint)
         dealer.connect(endpoint)
 
     def adopt(self, stranger: bytes, neighbour: int) -> None:

@@ -97,7 +97,8 @@ class Topology:
             graph = nx.empty_graph(self.agents)
             return replace(self, graph=graph, A=np.eye(self.agents), rule=strategy, hub=None)
         known = ("diffusion", "cta", "centralised", "noncooperative")
-        raise ConfigError(f"no strategy called {strategy!r}{did_you_mean(strategy, known)} Known: {', '.join(known)}.")
+        raise ConfigError(f"no strategy called {strategy!r}{did_you_mean(strategy, known) or '.'} "
+                          f"Known: {', '.join(known)}.")  # fmt: skip
 
     def served(self) -> "Topology":
         """This star with its hub as a server: after a round everybody holds the mean of what the rim has sent.
@@ -173,7 +174,7 @@ def load(spec: str, *, agents: int | None = None, weights: str | None = None) ->
     """
     if weights is not None and weights not in mixing.RULES:
         raise TopologyError(
-            f"no weights rule {weights!r}{did_you_mean(weights, mixing.RULES)} Known: {_known_rules()}."
+            f"no weights rule {weights!r}{did_you_mean(weights, mixing.RULES) or '.'} Known: {_known_rules()}."
         )
     if "(" in spec and not Path(spec).exists():
         topology = _make(spec, graphs.generate(spec), spec, weights)
@@ -287,7 +288,8 @@ def _read_toml(path: Path, weights: str | None) -> Topology:
     """A network of `topologies/`: exactly one of graph, edges, file; at most one of weights, matrix."""
     table = read_toml(path)
     for word in table.keys() - _WORDS:
-        raise TopologyError(f"no such word {word!r}{did_you_mean(word, _WORDS)} Known: {', '.join(sorted(_WORDS))}.")
+        raise TopologyError(f"no such word {word!r}{did_you_mean(word, _WORDS) or '.'} "
+                            f"Known: {', '.join(sorted(_WORDS))}.")  # fmt: skip
     if len(given := table.keys() & {"graph", "edges", "file"}) != 1:
         raise TopologyError(f"give one of graph, edges and file; got {' and '.join(sorted(given)) or 'none'}.")
     if {"weights", "matrix"} <= table.keys():
@@ -345,7 +347,7 @@ def _make(name: str, graph: nx.Graph, source: str, weights: str | None, matrix: 
         rule = weights or ("averaging" if graph.is_directed() else "metropolis")
         if rule not in mixing.RULES:
             raise TopologyError(
-                f"no weights rule {rule!r}{did_you_mean(str(rule), mixing.RULES)} Known: {_known_rules()}."
+                f"no weights rule {rule!r}{did_you_mean(str(rule), mixing.RULES) or '.'} Known: {_known_rules()}."
             )
         A = mixing.RULES[rule](graph)
     mixing.check(A, graph)

@@ -8,48 +8,20 @@ agent, at both ends.
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from difnet import wire
+from difnet.addresses import numeric
 from difnet.errors import DifnetError, Diverged, WireError
-from difnet.links import ACTIVE, DONE, JOINING, LOST, Counters, Link, Patience, Sent
+from difnet.links import ACTIVE, DONE, JOINING, LOST, Counters, Identity, Link, Patience, Sent
 from difnet.sockets import Frames, Sending, Sockets
 
 BEAT_S = 0.25
 LONG_STEP_S = 0.1  # a step longer than this lets the helper thread look after the links
 FAREWELL_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who an agent is, and what it must share with a neighbour to combine states with it."""
-
-    agent: int
-    incarnation: int
-    run: str
-    topology: str  # a hash, as the next two
-    weights: str
-    model: str
-    dtype: str
-    length: int  # values in a state
-
-    def greeting(self) -> dict[str, Any]:
-        """The fields of a hello."""
-        return {"protocol": wire.PROTOCOL, "run": self.run, "agent": self.agent, "incarnation": self.incarnation,
-                "topology": self.topology, "weights": self.weights, "model": self.model, "dtype": self.dtype,
-                "length": self.length}  # fmt: skip
-
-    def mismatch(self, hello: Mapping[str, Any]) -> tuple[str, str, str] | None:
-        """The first thing that a neighbour's hello has otherwise: what, expected, got (minor protocol versions may)."""
-        for name, ours in self.greeting().items():
-            expected, got = str(ours), str(hello[name])
-            same = expected.split(".")[0] == got.split(".")[0] if name == "protocol" else expected == got
-            if name not in ("agent", "incarnation") and not same:
-                return name, expected, got
-        return None
+REDIAL_S = 5.0
 
 
 class Transport:
@@ -116,20 +88,32 @@ class Transport:
         with self._lock:
             for link in self._links.values():
                 link.heard_at = time.monotonic()
-                if link.dials:
-                    self._sockets.dial(link.neighbour, endpoints[link.neighbour])
             deadline = time.monotonic() + timeout_s
             while waiting := [link for link in self._links.values() if link.phase == JOINING]:
                 if time.monotonic() > deadline:
-                    missing = {link.neighbour: endpoints.get(link.neighbour, "unknown") for link in waiting}
+                    missing = {link.neighbour: f"{endpoints.get(link.neighbour, 'unknown')} {link.unreachable}".rstrip()
+                               for link in waiting}  # fmt: skip
                     raise DifnetError(f"agent {self.identity.agent} waited {timeout_s:.0f} s in vain for its neighbours"
                                       f" {missing}; are they running and reachable?")  # fmt: skip
                 for link in waiting:
                     if link.dials and not link.greeted:
+                        self._dial(link, endpoints[link.neighbour])
                         link.greeted = self._send(link, "hello", **self.identity.greeting())
                 self._wait(0.02)
             self._computing_since = time.monotonic()
         self._helper.start()
+
+    def _dial(self, link: Link, endpoint: str) -> None:
+        """Dial, and anew every few seconds as long as nobody is there: its name may mean another address by now."""
+        if time.monotonic() < link.dial_at:
+            return
+        link.dial_at = time.monotonic() + REDIAL_S
+        self._sockets.hang_up(link.neighbour)
+        try:
+            self._sockets.dial(link.neighbour, numeric(endpoint))
+        except OSError as error:
+            link.unreachable = str(error)
+        self._wait(0.0)  # a slow look-up must not make us seem silent
 
     def exchange(self, round_: int, phi: np.ndarray) -> dict[int, np.ndarray]:
         """Tell every neighbour our state of this round, and hear theirs.

@@ -21,6 +21,7 @@ COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a cli
     "fit": ("fit", "Fit a launch model to somebody's own few samples."),
     "export": ("export", "Write a launch model for PyTorch, safetensors or ONNX, with a model card."),
     "bench": ("bench", "Measure this machine: rounds, start-up, memory, communication, gradients."),
+    "doctor": ("doctor", "Say what this machine has for a run, what it lacks, and what would help."),
     "host": ("host", "Plumbing: fork and supervise the agents of one host."),
     "agent": ("agent", "Plumbing: be one agent in the foreground."),
 }

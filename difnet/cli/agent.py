@@ -1,21 +1,22 @@
 """`difnet agent`: one agent in the foreground."""
 
-import os
+from typing import Any
 
 import click
+
+from difnet.cli.host import contract
 
 
 @click.command()
 @click.argument("agent", type=click.IntRange(min=0))
-@click.option("--registry", required=True, help="Where the registry listens, e.g. tcp://10.0.0.1:5600.")
-@click.option("--listen", default="tcp://127.0.0.1:*", show_default=True, help="Where this agent listens.")
-def command(agent: int, registry: str, listen: str) -> int:
-    """Be one agent in the foreground, as a container or a pod is. The run's token is read from DIFNET_TOKEN.
+@contract
+def command(agent: int, **told: Any) -> int:
+    """Be one agent in the foreground, under a debugger or a profiler. Elsewhere `difnet host` looks after its agents.
 
     \b
     Examples:
-      DIFNET_TOKEN=… difnet agent 3 --registry tcp://127.0.0.1:5600
+      difnet agent 3 --registry tcp://127.0.0.1:5600 --token $DIFNET_TOKEN
     """
-    from difnet.host import run_foreground
+    from difnet.host import Hosting, run_foreground
 
-    return run_foreground(agent, registry, os.environ.get("DIFNET_TOKEN", ""), listen)
+    return run_foreground(Hosting([agent], **told))

@@ -42,7 +42,7 @@ def command(names: tuple[str, ...], listing: bool, quick: bool, as_json: bool, o
         return
     for name in names:
         if name not in known:
-            raise ConfigError(f"no measurement {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}.")
+            raise ConfigError(f"no measurement {name!r}{did_you_mean(name, known) or '.'} Known: {', '.join(known)}.")
     if output is not None and not output.parent.is_dir():
         raise ConfigError(f"cannot write {output}: there is no folder {output.parent}")
     documents = []

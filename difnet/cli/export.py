@@ -1,11 +1,25 @@
-"""`difnet export`: a launch model for somebody who has no difnet."""
+"""`difnet export`: a launch model for somebody who has no difnet, or (`export compose`) a run for containers."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 
-@click.command(short_help="Write a launch model for PyTorch, safetensors or ONNX, with a model card.")
+class Export(click.Command):
+    """`export RUN`; but `export compose` is a command of its own, with words of its own."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] != ["compose"]:
+            return super().make_context(info_name, args, parent, **extra)
+        from difnet.cli import export_compose
+
+        return export_compose.command.make_context(f"{info_name} compose", args[1:], parent, **extra)
+
+
+@click.command(cls=Export, short_help="Write a launch model for PyTorch, safetensors or ONNX, with a model card.")
 @click.argument("run", default="latest")
 @click.option("--format", "format_", required=True, type=click.Choice(["torch", "safetensors", "onnx"]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
@@ -16,10 +30,13 @@ import click
 def command(run: str, format_: str, output: Path | None, force: bool, home: str, as_json: bool) -> None:
     """Write the launch model of RUN (a run, or a .safetensors file), and a model card MODEL.md beside it.
 
+    `difnet export compose` writes a run as a docker-compose file instead; it has its own --help.
+
     \b
     Examples:
       difnet export latest --format safetensors
       difnet export latest --format torch -o shared/sinusoids.pt --json
+      difnet export compose --topology "cycle_graph(n=5)" -o docker-compose.yml
     """
     import json
 

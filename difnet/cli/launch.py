@@ -10,7 +10,11 @@ from difnet.cli import screen, words
 @click.command()
 @click.argument("ready_made", required=False, metavar="[NAME]")
 @words.shared
-@click.option("--place", help="Where hosts run.  [local]")
+@click.option("--place", help="Where hosts run: local, expected, compose, or a plug-in's.  [local]")
+@click.option("--hosts-expected", type=int, metavar="N", help="Wait for N hosts that you start: place expected.")
+@click.option("--agents-per-host", type=int, metavar="N", help="In each container.  [1, for up to 50 agents]")
+@click.option("--registry", metavar="ENDPOINT", help="Where to listen for hosts.  [tcp://0.0.0.0:5600 if expected]")
+@click.option("--dry-run", is_flag=True, help="Print what would be started where, and stop.")
 @click.option("--transport", help="ipc or tcp between the agents of this machine.  [ipc]")
 @click.option("--max-lost", type=int, help="So many lost agents still count as success.  [0]")
 def command(ready_made: str | None, **given: Any) -> int:
@@ -29,9 +33,14 @@ def command(ready_made: str | None, **given: Any) -> int:
       difnet launch --topology ring6 --set algorithm.inner=reptile --optimizer sgd --outer-lr 0.1
       difnet launch --topology star10 --algorithm fedmeta --set algorithm.inner=meta-sgd --set server.clients=4
       difnet launch --topology star10 --algorithm fedavg --task synthetic --target accuracy=0.6
+      difnet launch --topology ring40 --hosts-expected 3 --dry-run
     """
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
+    dry = given.pop("dry_run")
     config = words.read(given, ready_made)
-    from difnet.launcher import launch
+    from difnet.launcher import launch, plan
 
+    if dry:
+        click.echo(plan(config))
+        return 0
     return screen.follow(launch, shown, config)

@@ -1,21 +1,18 @@
 """`difnet watch`: a run's events -> the dashboard, for as long as the run goes on."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from difnet.cli import screen
+
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from difnet.dashboard import View
     from difnet.events import Event, RunEnded
-
-DRAW_S = 0.1  # the screen is drawn anew at most this often while events pour in
 
 
 class Silent(Exception):
@@ -41,19 +38,19 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
       difnet watch runs/2026-11-20_14-00-22_ring40_dif-maml_s0
       difnet watch latest --json
     """
-    from rich.console import Console
-
     from difnet import runs
 
     folder = runs.resolve(run, home)
-    console = Console(highlight=False, emoji=False, markup=False)
     try:
         if as_json:
             ended = _print_json(folder, patience)
         elif (folder / "run.json").is_file():
-            ended = _show_finished(folder, console)
+            ended = _show_finished(folder)
         else:
-            ended = _follow_live(folder, patience, console) if console.is_terminal else _print_lines(folder, patience)
+            with screen.Screen(partial(screen.print_line, err=False)) as shown:
+                for event in _patient(folder, patience):
+                    shown.show(event)
+            ended = shown.view.ended
     except Silent as silence:
         click.echo(f"difnet: {silence}", err=True)
         ctx.exit(1)
@@ -63,7 +60,7 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
     if ended and not as_json:
         from difnet.plain import summary_table
 
-        console.print(summary_table(ended.summary))
+        screen.console().print(summary_table(ended.summary))
     if ended and ended.state == "failed":
         ctx.exit(1)
 
@@ -89,30 +86,7 @@ def _patient(folder: Path, patience: float) -> "Iterator[Event | None]":
             last = time.monotonic()
 
 
-def _follow_live(folder: Path, patience: float, console: "Console") -> "RunEnded | None":
-    from rich.live import Live
-
-    from difnet.dashboard import View, render, update
-
-    view, drawn = View(), 0.0
-
-    def screen(view: "View") -> object:
-        return render(view, console.width, console.height - 1)
-
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        try:
-            for event in _patient(folder, patience):
-                if event is not None:
-                    view = update(view, event)
-                if time.monotonic() - drawn > DRAW_S:
-                    live.update(screen(view), refresh=True)  # type: ignore[arg-type]
-                    drawn = time.monotonic()
-        finally:
-            live.update(screen(view), refresh=True)  # type: ignore[arg-type]
-    return view.ended
-
-
-def _show_finished(folder: Path, console: "Console") -> "RunEnded":
+def _show_finished(folder: Path) -> "RunEnded":
     from difnet import runs
     from difnet.dashboard import View, render, update
     from difnet.events import RunEnded
@@ -121,21 +95,9 @@ def _show_finished(folder: Path, console: "Console") -> "RunEnded":
     for event in run.events:
         view = update(view, event)
     ended = view.ended or RunEnded(run.state, run.summary)
+    console = screen.console()
     console.print(render(view._replace(ended=ended), console.width, max(min(console.height - 1, 40), 20)))
     return ended
-
-
-def _print_lines(folder: Path, patience: float) -> "RunEnded | None":
-    from difnet.events import RunEnded
-    from difnet.plain import plain_line
-
-    for event in _patient(folder, patience):
-        if event is not None and (line := plain_line(event)) is not None:
-            click.echo(line)
-            sys.stdout.flush()
-        if isinstance(event, RunEnded):
-            return event
-    return None
 
 
 def _print_json(folder: Path, patience: float) -> "RunEnded | None":

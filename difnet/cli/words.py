@@ -1,4 +1,4 @@
-"""The words that `launch` and `simulate` share, and the way from them to a RunConfig."""
+"""The words that `launch`, `simulate` and `export compose` share, and the way from them to a RunConfig."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,21 +36,30 @@ WORDS = [
     click.option("--dtype", help="float32 or float64.  [float32]"),
     click.option("--device", help="cpu or cuda.  [cpu]"),
     click.option("--engine", help="auto, aot, traced or eager meta-gradients.  [auto]"),
-    click.option("--runs", metavar="DIR", help="Where run folders go.  [runs]"),
     click.option("--name", help="Of the run folder.  [date, topology, algorithm, seed]"),
     click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with any of these."),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field, e.g. algorithm.inner=anil."),
+]
+HERE = [
+    click.option("--runs", metavar="DIR", help="Where run folders go.  [runs]"),
     click.option("--print-config", is_flag=True, help="Print the resolved configuration and stop."),
     click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document."),
     click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
 ]
 
 
-def shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the words above."""
+def of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the words that say what is run."""
     for word in reversed(WORDS):
         command = word(command)
     return command
+
+
+def shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command these words, and those that say what becomes of it here."""
+    for word in reversed(HERE):
+        command = word(command)
+    return of_a_run(command)
 
 
 def read(words: dict[str, Any], ready_made: str | None = None) -> Any:

@@ -239,5 +239,6 @@ def source(name: str) -> Source:
     'MIT'
     """
     if name not in SOURCES:
-        raise ConfigError(f"no data set called {name!r}{did_you_mean(name, SOURCES)} Known: {', '.join(SOURCES)}.")
+        raise ConfigError(f"no data set called {name!r}{did_you_mean(name, SOURCES) or '.'} "
+                          f"Known: {', '.join(SOURCES)}.")  # fmt: skip
     return SOURCES[name]

@@ -1,5 +1,105 @@
 """The contract of a place: where hosts run. One file is one place; its factory bears the file's name.
 
-A factory takes (agents, registry, token, listen) and returns a context manager that starts hosts for those agents and
-has `poll() -> int | None` (an exit status once every host has ended) and `stop()`; leaving it ends whatever is left.
+A factory takes (config, agents): the run's configuration, and how many agents there are. What it returns is entered
+before the registry listens, and left when the run is over, whatever happened; leaving it ends what is left.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, Self
+
+from difnet.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What every host of a run is told; the same words in every place."""
+
+    run: str
+    registry: str  # an endpoint, as this place's hosts see it
+    token: str
+
+    def variables(self, agents: Sequence[int], advertise: str | None = None) -> dict[str, str]:
+        """The environment of one host.
+
+        Args: `advertise`, the name or address by which other hosts know this one; None: the one it has towards the
+            registry.
+
+        >>> Contract("sines", "tcp://dashboard:5600", "secret").variables([0, 1, 2, 5])["DIFNET_AGENTS"]
+        '0-2,5'
+        """
+        told = {"DIFNET_RUN_ID": self.run, "DIFNET_REGISTRY": self.registry, "DIFNET_TOKEN": self.token,
+                "DIFNET_AGENTS": spell(agents)}  # fmt: skip
+        return told | ({"DIFNET_ADVERTISE": advertise} if advertise else {})
+
+
+class Place(Protocol):
+    """Somewhere hosts run."""
+
+    meeting: str  # where the registry is to listen; known once the place is entered
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def plan(self) -> str:
+        """What would be started, in the words of whatever starts it; nothing is begun by asking."""
+
+    def start(self, contract: Contract) -> str:
+        """Start the hosts. Returns what the user has to know or to do, or ""."""
+
+    def poll(self) -> int | None:
+        """An exit status once every host has ended; None as long as one runs, or where nobody here can know."""
+
+    def stop(self) -> None:
+        """End the hosts, and with them their agents."""
+
+    def logs(self) -> str:
+        """The last lines that the hosts' engine printed; "" where they went to the user directly."""
+
+
+def spell(agents: Sequence[int]) -> str:
+    """Agent numbers in words, as `read` takes them.
+
+    >>> spell([0, 1, 2, 7]), spell([3]), spell([4, 5])
+    ('0-2,7', '3', '4-5')
+    """
+    parts: list[list[int]] = []
+    for k in agents:
+        if parts and k == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], k]
+        else:
+            parts.append([k])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def read(text: str) -> list[int]:
+    """Agent numbers from words such as "0-19" or "3,5,8".
+
+    Raises: ConfigError, if they are none, or one is there twice.
+
+    >>> read("0-2,7")
+    [0, 1, 2, 7]
+    """
+    agents: list[int] = []
+    try:
+        for part in text.split(","):
+            low, _, high = part.partition("-")
+            agents += range(int(low), int(high or low) + 1)
+    except ValueError:
+        agents = []
+    if not agents or len(set(agents)) < len(agents):
+        raise ConfigError(f"{text!r} is no list of different agents; try 0-19 or 3,5,8")
+    return agents
+
+
+def divide(agents: int, hosts: int) -> list[range]:
+    """All agents in so many blocks that differ by one agent at the most.
+
+    >>> divide(5, 3)
+    [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    small, more = divmod(agents, hosts)
+    edges = [h * small + min(h, more) for h in range(hosts + 1)]
+    return [range(a, b) for a, b in pairwise(edges)]

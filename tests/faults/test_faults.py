@@ -140,7 +140,7 @@ def test_a_second_agent_of_the_same_number_is_refused(tmp_path):
     from difnet.errors import DifnetError
     from difnet.registry import Control, Registry
 
-    with Registry("tcp://127.0.0.1:*", "secret", {}, {0: [1], 1: [0]}) as registry:
+    with Registry("tcp://127.0.0.1:*", "secret", {0: [1], 1: [0]}) as registry:
         with Control(registry.endpoint, "secret") as first, Control(registry.endpoint, "secret") as second:
             with Control(registry.endpoint, "guess") as intruder:
                 for control in (first, second, intruder):

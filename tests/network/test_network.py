@@ -137,6 +137,7 @@ def test_agents_in_the_foreground_join_a_network(tmp_path):
     """`difnet agent K` is an agent like any other: two of them find each other through a registry."""
     import sys
 
+    from difnet import __version__
     from difnet.events import KINDS
     from difnet.launcher import hashes
     from difnet.registry import Registry
@@ -145,10 +146,11 @@ def test_agents_in_the_foreground_join_a_network(tmp_path):
 
     config = load(settings={"topology": "path_graph(n=2)", "iterations": 10, "engine": "eager", "eval_tasks": 4})
     topology = load_topology(config.topology)
-    run = {"run": "foreground", "folder": str(tmp_path), "config": config.model_dump(exclude_none=True),
+    run = {"run": "foreground", "version": __version__, "config": config.model_dump(exclude_none=True),
            "topology": topology.to_dict(), "hashes": hashes(topology)}  # fmt: skip
     neighbours = {0: [1], 1: [0]}
-    with Registry("tcp://127.0.0.1:*", "secret", run, neighbours) as registry:
+    with Registry("tcp://127.0.0.1:*", "secret", neighbours) as registry:
+        registry.run = run
         agents = [
             subprocess.Popen([sys.executable, "-m", "difnet", "agent", str(k), "--registry", registry.endpoint],
                              env=environment(DIFNET_TOKEN="secret"))
@@ -159,7 +161,7 @@ def test_agents_in_the_foreground_join_a_network(tmp_path):
         while len(finished) < 2 and deadline:
             deadline -= 1
             for kind, body, _ in registry.listen(0.1):
-                assert kind in KINDS or kind in ("note", "prepared")
+                assert kind in KINDS or kind in ("note", "prepared", "exited")
                 if kind == "Finished":
                     finished.add((body["agent"], body["iteration"], body["state"]))
         assert finished == {(k, 10, "done") for k in neighbours}

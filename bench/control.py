@@ -1,0 +1,204 @@
+"""How many agents can one registry introduce, and one recorder hear?
+
+Agents of this script do nothing but talk: as many connections as there would be agents, over TCP, from another process.
+The processor time is that of the process in which a launcher's registry and recorder run, ZeroMQ's own thread included.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import figures
+import numpy as np
+import zmq
+from figures import figure, say
+from forked import forked
+from growth import LARGE, SMALL
+
+from difnet import events, wire
+from difnet.config import load
+from difnet.errors import WireError
+from difnet.events import Progress, Snapshot
+from difnet.lifetime import allow_files
+from difnet.machine import memory_peak
+from difnet.recorder import Recorder
+from difnet.registry import Registry
+from difnet.topology import load as load_topology
+
+TOKEN, PATIENCE_S = "bench", 120.0
+INTRODUCED = (100, 1000, 4000)  # agents
+SPEAKERS = 40  # agents that talk to the recorder
+DOCUMENTS = (100, 682, 1000, 1001, 10_000)  # agents of rings whose description travels to the hosts
+PROGRESS = Progress(0, 1000, 0.5, 1.5, 20_000_000, 1000, {}, 300_000_000, 14_000_000, 14_100_000, 2010, 2000, 0, 0, 0, 0,
+                    14_000_000, 14_100_000)  # fmt: skip
+ALL, HIGH_WATER = "all", 100  # said last; messages of an agent under way
+PER_S = 2.0  # reports of progress of each agent, per second
+
+Take = Callable[[str, dict[str, Any], list[np.ndarray]], None]  # (kind, body, tensors)
+
+
+def measure(words: argparse.Namespace) -> figures.Document:
+    """The registry, the recorder, and the one document that every host is sent."""
+    allow_files()
+    times = 1 if words.quick else 3
+    rows = [introductions(K, times) for K in (INTRODUCED[:1] if words.quick else INTRODUCED)]
+    plans = (("Progress", 0, 500), ("Snapshot, 7 kB", SMALL, 100), ("Snapshot, 26 MB", LARGE, 2))
+    notes = []
+    for what, values, each in plans[:2] if words.quick else plans:
+        rows.append(listening(what, values, each, times))
+        if not values:
+            most = 1e6 / rows[-1]["µs each"]["median"] / PER_S
+            notes.append(f"At {PER_S:.0f} reports of progress a second from each agent, one core hears {most:.0f} "
+                         "agents at the most.")  # fmt: skip
+    rows += [document_row(K) for K in (DOCUMENTS[:1] if words.quick else DOCUMENTS)]
+    notes.append(f"A document may have {wire.DOCUMENT_LIMIT / 2**20:.0f} MiB. An introduction is three messages of an "
+                 "agent (register, joined, leave) and three to it (peers, go, left).")  # fmt: skip
+    return figures.document(rows, {}, notes)
+
+
+# --- the registry --------------------------------------------------------------------------------------------------
+
+
+def introductions(K: int, times: int) -> figures.Row:
+    """A ring of K agents registers, hears of its neighbours, starts, and leaves."""
+    runs = [talked(K, introduce, lambda folder: ignore) for _ in range(times)]
+    say(f"control: {K} agents introduced in {runs[-1]['seconds']:.2f} s")
+    return {"what": f"registry, {K} agents", "µs each": figure([run["cpu_s"] / K for run in runs], 1e6),
+            "each second, by the clock": figure([K / run["seconds"] for run in runs])}  # fmt: skip
+
+
+def introduce(sockets: Sequence[zmq.Socket]) -> None:
+    """All agents, in one process: whoever is slow here is not the registry."""
+    for agent, socket in enumerate(sockets):
+        tell(socket, "register", {"agent": agent, "incarnation": 0, "endpoint": f"tcp://10.0.0.1:{agent}"})
+    for agent, socket in enumerate(sockets):
+        hear(socket, "peers")
+        tell(socket, "joined", {"agent": agent})
+    for socket in sockets:
+        hear(socket, "go")
+
+
+def ignore(kind: str, body: dict[str, Any], tensors: list[np.ndarray]) -> None:
+    """What is not the registry's own affair."""
+
+
+# --- the recorder --------------------------------------------------------------------------------------------------
+
+
+def listening(what: str, values: int, each: int, times: int) -> figures.Row:
+    """So many events of each speaker, recorded; with `values`, a launch model travels beside each."""
+    runs, count = [talked(SPEAKERS, partial(talk, values, each), recorder_in) for _ in range(times)], SPEAKERS * each
+    say(f"control: {what}: {count / runs[-1]['seconds']:.0f} events a second")
+    cells: figures.Row = {"what": f"recorder, {what}", "µs each": figure([run["cpu_s"] / count for run in runs], 1e6),
+                          "each second, by the clock": figure([count / run["seconds"] for run in runs])}  # fmt: skip
+    if values:
+        cells["MB a second"] = figure([4e-6 * values * count / run["seconds"] for run in runs])
+    return cells | {"memory, MiB": figure([run["peak_mb"] for run in runs])}
+
+
+def talk(values: int, each: int, sockets: Sequence[zmq.Socket]) -> None:
+    """All speakers, in one process, iteration by iteration."""
+    w = np.zeros(values, "f4")
+    for i in range(1, each + 1):
+        for agent, socket in enumerate(sockets):
+            event = Snapshot(agent, i) if values else replace(PROGRESS, agent=agent, iteration=i)
+            body = event.to_dict()
+            tell(socket, body.pop("event"), body | ({"dtypes": ["float32"]} if values else {}),
+                 *([w.data] if values else []))  # fmt: skip
+
+
+def recorder_in(folder: Path) -> Take:
+    """What a launcher does with events: a recorder's `record`, its run in a folder of its own."""
+    config = load(settings={"topology": f"cycle_graph(n={SPEAKERS})", "runs": str(folder)})
+    recorder = Recorder(config, load_topology(config.topology), "launch", lambda event: None)
+    return lambda kind, body, tensors: recorder.record(events.from_dict({"event": kind, **body}), tensors)
+
+
+# --- between two processes -----------------------------------------------------------------------------------------
+
+
+def talked(K: int, speak: Callable[[Sequence[zmq.Socket]], None], taking: Callable[[Path], Take]) -> dict[str, float]:
+    """K connections to a registry, from one process that speaks to one that listens and takes; what that took it."""
+    with figures.scratch() as folder:
+
+        def work(k: int, wait_for_start: Callable[[], None]) -> dict[str, float]:
+            return listen(K, folder, taking, wait_for_start) if k == 0 else connect(K, folder, speak, wait_for_start)
+
+        return forked(2, work)[0]
+
+
+def listen(K: int, folder: Path, taking: Callable[[Path], Take], wait_for_start: Callable[[], None]) -> dict[str, float]:
+    """The launcher's end, until somebody says that it was all. Neighbours are those of a ring."""
+    neighbours = {k: sorted({(k - 1) % K, (k + 1) % K}) for k in range(K)}
+    with Registry("tcp://127.0.0.1:*", TOKEN, neighbours) as registry:
+        take = taking(folder)
+        (folder / "endpoint").write_text(registry.endpoint)
+        wait_for_start()
+        start, cpu, deadline, over = time.monotonic(), time.process_time(), time.monotonic() + PATIENCE_S, False
+        while not over:
+            assert time.monotonic() < deadline, f"nobody said in {PATIENCE_S:.0f} s that it was all"
+            for kind, body, tensors in registry.listen(0.1):
+                over = over or kind == ALL
+                if kind != ALL:
+                    take(kind, body, tensors)
+        assert not registry.refused, f"{registry.refused} messages were refused"
+        return {"seconds": time.monotonic() - start, "cpu_s": time.process_time() - cpu,
+                "peak_mb": (memory_peak() or 0) / 2**20}  # fmt: skip
+
+
+def connect(
+    K: int, folder: Path, speak: Callable[[Sequence[zmq.Socket]], None], wait_for_start: Callable[[], None]
+) -> dict[str, float]:
+    """The agents' end: speak, leave, and when all have been heard say that it was all."""
+    context = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, K + 10)
+    try:
+        sockets = [context.socket(zmq.DEALER) for _ in range(K)]
+        wait_for_start()
+        for socket in sockets:
+            socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
+            socket.setsockopt(zmq.SNDTIMEO, int(1000 * PATIENCE_S))
+            socket.connect((folder / "endpoint").read_text())
+        speak(sockets)
+        for socket in sockets:
+            tell(socket, "leave", {})
+        for socket in sockets:
+            hear(socket, "left")
+        tell(sockets[0], ALL, {})
+        return {}
+    finally:
+        context.destroy(linger=2000)
+
+
+def tell(socket: zmq.Socket, kind: str, body: dict[str, Any], *tensors: memoryview) -> None:
+    """A control message, as `registry.Control` sends it."""
+    socket.send_multipart([wire.pack_document(kind, body | {"token": TOKEN}), *tensors])
+
+
+def hear(socket: zmq.Socket, kind: str) -> None:
+    """Wait for one kind of answer."""
+    assert socket.poll(int(1000 * PATIENCE_S)), f"no {kind!r} in {PATIENCE_S:.0f} s"
+    heard, _ = wire.unpack_document(socket.recv_multipart()[0])
+    assert heard == kind, f"{heard!r} instead of {kind!r}"
+
+
+# --- the document that every host is sent --------------------------------------------------------------------------
+
+
+def document_row(K: int) -> figures.Row:
+    """How long a description of a ring of K agents is, and whether a host would read it."""
+    document = wire.pack_document("run", {"topology": load_topology(f"cycle_graph(n={K})").to_dict()})
+    try:
+        wire.unpack_document(document)
+        verdict = "read"
+    except WireError:
+        verdict = "REFUSED"
+    return {"what": f"topology document, ring of {K}", "MiB": len(document) / 2**20, "a host": verdict}
+
+
+if __name__ == "__main__":
+    figures.main(measure)

@@ -1,0 +1,55 @@
+"""Hosts that somebody else starts: by hand on several machines, or as the services of a compose file."""
+
+import os
+from typing import Self
+
+from difnet.addresses import endpoint_of, own, parse
+from difnet.config import RunConfig
+from difnet.places import Contract, divide, spell
+
+LISTEN = "tcp://0.0.0.0:5600"
+
+
+class Expected:
+    """Nothing is started here: the user is told what to start, and the registry waits."""
+
+    def __init__(self, config: RunConfig, agents: int) -> None:
+        self.meeting = config.registry or LISTEN
+        self._shares = divide(agents, min(config.hosts_expected or 1, agents))
+        host, port = parse(self.meeting)
+        self._registry = endpoint_of(own() if host in ("0.0.0.0", "::", "*") else host, port)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def plan(self) -> str:
+        """The command for each host; any other division of the agents will do too."""
+        return self._commands("$DIFNET_TOKEN")
+
+    def _commands(self, token: str) -> str:
+        return "\n".join(f"DIFNET_TOKEN={token} difnet host --agents {spell(share)} --registry {self._registry}"
+                         for share in self._shares)  # fmt: skip
+
+    def start(self, contract: Contract) -> str:
+        """Say what to start. A token from the environment is not told again: who set it there knows it."""
+        token = "$DIFNET_TOKEN" if "DIFNET_TOKEN" in os.environ else contract.token
+        return f"listening at {self.meeting}; start on each host, with its own agents:\n{self._commands(token)}"
+
+    def poll(self) -> int | None:
+        """Unknown: only what hosts tell the registry is known of them."""
+        return None
+
+    def stop(self) -> None:
+        """Nothing: hosts end when the registry says so, or when it is gone."""
+
+    def logs(self) -> str:
+        """Nothing: hosts print where they were started."""
+        return ""
+
+
+def expected(config: RunConfig, agents: int) -> Expected:
+    """Wait for hosts that somebody else starts."""
+    return Expected(config, agents)

@@ -1,0 +1,124 @@
+"""Several machines, without a shared disk: namespaces on one, each with its own address."""
+
+import json
+import os
+import shlex
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from difnet import runs
+from difnet.errors import EnvironmentLacks
+from tests.conftest import events, until
+from tests.places.machines import Machine, machines
+
+pytestmark = pytest.mark.slow
+WORDS = ("--topology", "cycle_graph(n=6)", "--engine", "eager", "--tasks", "2", "--eval-tasks", "8", "--seed", "3")
+LONG = (*WORDS, "--iterations", "1000000", "--eval-every", "1000000", "--set", "orphan_s=5")
+SECRET = {"DIFNET_TOKEN": "open sesame"}
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[list[Machine]]:
+    """Three machines; the launcher runs on the first of them too."""
+    try:
+        with machines(3, tmp_path) as made:
+            yield made
+    except EnvironmentLacks as lack:
+        pytest.skip(str(lack))
+
+
+def begin(three: list[Machine], *words: str) -> list:
+    """A launcher on the first machine, and a host with two agents on each."""
+    launcher = three[0].start("launch", *words, "--hosts-expected", "3", **SECRET)
+    registry = f"tcp://{three[0].address}:5600"
+    return [launcher, *(machine.start("host", "--agents", f"{2 * n}-{2 * n + 1}", "--registry", registry, **SECRET)
+                        for n, machine in enumerate(three))]  # fmt: skip
+
+
+def under_way(tmp_path: Path) -> None:
+    until(lambda: (e := events(tmp_path, "Pulse")) and e[-1]["iteration"] > 5, "some iterations")
+
+
+def summary(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "runs/latest/run.json").read_text())
+
+
+def test_three_hosts_end_in_the_same_bits_as_one(difnet, three, tmp_path):
+    """No disk is shared: figures, final states and the models' test came over the network."""
+    words = (*WORDS, "--iterations", "60", "--eval-every", "30")
+    launcher, *hosts = begin(three, *words, "--name", "hosts")
+    _, err = launcher.communicate(timeout=90)
+    assert launcher.returncode == 0, err
+    assert [host.wait(20) for host in hosts] == [0, 0, 0], [host.communicate() for host in hosts]
+    assert "3/3 hosts" in err and "DIFNET_TOKEN=$DIFNET_TOKEN difnet host --agents 2-3" in err and "sesame" not in err
+    here = difnet("launch", *words, "--name", "here", "--quiet")
+    assert here.status == 0, here.err
+    apart, together = (runs.load(tmp_path / "runs" / name) for name in ("hosts", "here"))
+    assert runs.same_bits(apart, together)
+    assert apart.summary["bytes"]["payload"] == together.summary["bytes"]["payload"]
+    assert [s.loss for s in apart.scores] == [s.loss for s in together.scores] != []
+    assert len(apart.environment["hosts"]) == 3 and "hosts" not in together.environment
+    kept = sorted(p.name for p in apart.folder.glob("agents/*/*"))
+    assert kept == sorted(p.name for p in together.folder.glob("agents/*/*"))
+
+
+def test_a_host_that_is_killed_is_missed_and_the_others_finish(three, tmp_path):
+    """SIGKILL of a host takes its two agents; the ring goes on in one piece less, and says who is gone."""
+    launcher, *hosts = begin(three, *WORDS, "--iterations", "300", "--eval-every", "300")
+    under_way(tmp_path)
+    hosts[1].kill()
+    _, err = launcher.communicate(timeout=90)
+    assert launcher.returncode == 1
+    assert summary(tmp_path)["lost_agents"] == [2, 3] and summary(tmp_path)["iterations"] == 300
+    assert "agent 2" in err and "agent 3" in err
+    assert {hosts[0].wait(20), hosts[2].wait(20)} == {0}
+
+
+def test_a_host_whose_network_is_gone_ends_its_agents_and_the_others_finish(three, tmp_path):
+    """Nothing closes a connection: silence is all that either side hears."""
+    launcher, *hosts = begin(three, *LONG)
+    under_way(tmp_path)
+    three[2].unplug()
+    _, err = hosts[2].communicate(timeout=60)
+    assert hosts[2].returncode == 1 and "nothing was heard of the launcher" in err and "2 agents end" in err
+    until(lambda: {e["agent"] for e in events(tmp_path, "AgentLost")} == {4, 5}, "the loss of the host's agents")
+    assert all("fell silent" in e["status"] for e in events(tmp_path, "AgentLost"))
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(40) == 130 and summary(tmp_path)["lost_agents"] == [4, 5]
+
+
+def test_hosts_end_when_their_launcher_is_gone(three, tmp_path):
+    """SIGKILL of the launcher, which is on another machine for them: they say what they miss, and leave nothing."""
+    launcher, *hosts = begin(three, *LONG)
+    under_way(tmp_path)
+    launcher.kill()
+    for host in hosts:
+        _, err = host.communicate(timeout=60)
+        assert host.returncode == 1 and "nothing was heard of the launcher" in err
+
+
+def test_a_host_that_is_asked_to_stop_tells_the_launcher_first(three, tmp_path):
+    """As an engine does it: SIGTERM. The launcher knows at once, and why."""
+    launcher, *hosts = begin(three, *WORDS, "--iterations", "300", "--eval-every", "300", "--max-lost", "2")
+    under_way(tmp_path)
+    hosts[1].terminate()
+    assert hosts[1].wait(20) == 143
+    launcher.communicate(timeout=90)
+    assert launcher.returncode == 0
+    assert [e["status"] for e in events(tmp_path, "AgentLost")] == ["killed by SIGTERM"] * 2
+
+
+def test_the_commands_that_the_launcher_tells_are_those_that_work(three, tmp_path):
+    """Without a token of one's own, the one to type is made and told."""
+    launcher = three[0].start("launch", *WORDS, "--iterations", "10", "--hosts-expected", "2", "--quiet")
+    told = until(lambda: [e["text"] for e in events(tmp_path, "Note") if "difnet host" in e["text"]][-2:], "commands")
+    hosts = []
+    for machine, line in zip(three[1:], told, strict=True):
+        assignment, program, *words = shlex.split(line)
+        assert program == "difnet" and f"{three[0].address}:5600" in line
+        hosts.append(machine.start(*words, **dict([assignment.split("=", 1)])))
+    assert launcher.wait(60) == 0 and [host.wait(20) for host in hosts] == [0, 0]
+    assert not any(os.path.exists(f"/proc/{host.pid}") for host in hosts)
