@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from difnet import energy, needs
 from difnet.asking import Answer, ask
+from difnet.places.compose import versions
 from difnet.plain import printable
 from difnet.readable import bytes_text, time_text
 
@@ -276,9 +277,7 @@ def docker(ask: Ask = ask) -> Finding:
     only = "only --place compose needs it"
     if not shutil.which("docker") and not shutil.which("docker-compose"):
         return Finding(OK, f"absent; {only}")
-    daemon = ask(["docker", "version", "--format", "{{.Server.Version}}"])
-    compose = {"docker compose": ask(["docker", "compose", "version", "--short"]),
-               "docker-compose": ask(["docker-compose", "version", "--short"])}  # fmt: skip
+    daemon, compose = versions(ask)
     found = [f"{name} {answer.first}" for name, answer in compose.items() if answer.status == 0]
     seen = " and ".join(found) or "no compose"
     if daemon.status != 0:

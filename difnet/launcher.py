@@ -205,7 +205,7 @@ class Launch:
     def _end(self, stopped_by: str) -> dict[str, Any]:
         if not stopped_by and not self._failure:
             self._test()
-        if not self.registry.started:
+        if not self.registry.started and not self._failure:  # which says why
             for line in self.hosts.logs().splitlines():
                 self.recorder.note(line)
         self.registry.end()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
+import safetensors.numpy
 
 from difnet.config import RunConfig
 from difnet.costs import Target, spent
@@ -334,7 +334,8 @@ def append_text(path: Path, text: str) -> None:
 def save(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write tensors so that a reader finds either the whole file or none, also after a crash."""
     scratch = path.with_name(f".{path.name}.part")
-    save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, scratch, metadata)
-    with open(scratch, "rb") as written:
-        os.fsync(written.fileno())
+    with open(scratch, "wb") as file:  # and not safetensors' own writer, whose files only their owner can read
+        file.write(safetensors.numpy.save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(scratch, path)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -24,6 +25,7 @@ FOLDER = "difnet-compose-"
 LABEL = "difnet.launcher"  # of a network: which process made it, on which machine
 ENGINE_S, DOWN_S, STOP_S = 20.0, 60.0, 15.0
 LAST_LINES = 12
+Ask = Callable[[list[str]], Answer]
 
 
 class Compose:
@@ -51,7 +53,6 @@ class Compose:
     def __enter__(self) -> Self:
         self.plan()  # what it refuses is refused before anything is begun
         self._compose = _client()
-        _check_daemon()
         if ask(["docker", "image", "inspect", "--format", "{{.Id}}", self._image], ENGINE_S).status != 0:
             raise EnvironmentLacks(f"the engine has no image {self._image!r}: in a checkout of difnet, run "
                                    f"docker build -f {DOCKERFILE} -t {self._image} .")  # fmt: skip
@@ -124,30 +125,30 @@ class Compose:
         return [*self._compose, "-p", self._name, "-f", str(self._path)]
 
 
-def _client() -> list[str]:
-    """Compose, of either generation.
+def versions(ask: Ask = ask) -> tuple[Answer, dict[str, Answer]]:
+    """What the engine's daemon, and Compose of either generation, say when they are asked for their versions."""
+    daemon = ask(["docker", "version", "--format", "{{.Server.Version}}"])
+    return daemon, {name: ask([*name.split(), "version", "--short"]) for name in ("docker compose", "docker-compose")}
 
-    Raises: EnvironmentLacks, if there is none.
+
+def _client() -> list[str]:
+    """Compose, once the daemon has answered.
+
+    Raises: EnvironmentLacks, if there is none, or no daemon to speak to.
     """
     if not shutil.which("docker"):
         raise EnvironmentLacks("place compose needs docker, and there is no such command: install it (Debian: apt-get "
                                "install docker.io docker-compose), or leave --place away")  # fmt: skip
-    for client in (["docker", "compose"], ["docker-compose"]):
-        if ask([*client, "version"], ENGINE_S).status == 0:
-            return client
-    raise EnvironmentLacks("place compose needs Compose, and neither `docker compose` nor `docker-compose` is there: "
-                           "install it (Debian: apt-get install docker-compose)")  # fmt: skip
-
-
-def _check_daemon() -> None:
-    answer = ask(["docker", "version", "--format", "{{.Server.Version}}"], ENGINE_S)
-    if answer.status == 0:
-        return
-    if "permission denied" in answer.text.lower():
-        remedy = "become a member of the group docker, or root"
-    else:
-        remedy = "start it (systemctl start docker), or say where it is with DOCKER_HOST"
-    raise EnvironmentLacks(f"the container engine does not answer: {answer.last or 'nothing was said'}; {remedy}")
+    daemon, clients = versions(partial(ask, timeout_s=ENGINE_S))
+    found = [name.split() for name, answer in clients.items() if answer.status == 0]
+    if not found:
+        raise EnvironmentLacks("place compose needs Compose, and neither `docker compose` nor `docker-compose` is "
+                               "there: install it (Debian: apt-get install docker-compose)")  # fmt: skip
+    if daemon.status != 0:
+        remedy = ("become a member of the group docker, or root" if "permission denied" in daemon.text.lower()
+                  else "start it (systemctl start docker), or say where it is with DOCKER_HOST")  # fmt: skip
+        raise EnvironmentLacks(f"the container engine does not answer: {daemon.last or 'nothing was said'}; {remedy}")
+    return found[0]
 
 
 def _gateway(network: str) -> str:

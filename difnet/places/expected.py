@@ -34,9 +34,11 @@ class Expected:
                          for share in self._shares)  # fmt: skip
 
     def start(self, contract: Contract) -> str:
-        """Say what to start. A token from the environment is not told again: who set it there knows it."""
-        token = "$DIFNET_TOKEN" if "DIFNET_TOKEN" in os.environ else contract.token
-        return f"listening at {self.meeting}; start on each host, with its own agents:\n{self._commands(token)}"
+        """Say what to start, unless the token came from the environment: who set it there has hosts that know it."""
+        if os.environ.get("DIFNET_TOKEN"):
+            return f"listening at {self.meeting} for hosts; --dry-run tells how each is started"
+        commands = self._commands(contract.token)
+        return f"listening at {self.meeting}; start on each host, with its own agents:\n{commands}"
 
     def poll(self) -> int | None:
         """Unknown: only what hosts tell the registry is known of them."""

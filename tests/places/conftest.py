@@ -78,8 +78,8 @@ def image(engine: Engine, base: str) -> str:
             _download(context, version.out.strip(), wheels)
         shutil.copytree(wheels, context / "wheels")
     built = engine.docker(
-        "build", "--network", "none", "--build-arg", f"BASE={base}", "--file", context / "launch/places/Dockerfile",
-        "--tag", IMAGE, context, timeout_s=300,
+        "build", "--force-rm", "--network", "none", "--build-arg", f"BASE={base}",
+        "--file", context / "launch/places/Dockerfile", "--tag", IMAGE, context, timeout_s=300,
     )  # fmt: skip
     shutil.rmtree(context)
     assert built.status == 0, built.out[-3000:] + built.err[-3000:]
