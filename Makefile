@@ -27,7 +27,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not docker"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow and not docker"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not docker"
 
 test-docker: $(INSTALLED)
 	$(BIN)/python -m pytest -m docker -rs

@@ -101,6 +101,7 @@ class Launch:
                 break
             if reason := self._out_of_patience(now):
                 self.recorder.note(reason)
+                self._failure = None if self.registry.started else DifnetError(reason)
                 break
         return self._end(signal.Signals(self._stop[0]).name if stopped else "")
 
@@ -163,7 +164,7 @@ class Launch:
         if left_behind:
             return f"gave up on {left_behind}: left behind by their neighbours and silent, and everybody else has ended"
         if not self.registry.started and silent > self.config.ready_timeout_s:
-            return f"gave up: no agent made progress towards the start for {silent:.0f} s"
+            return f"gave up: {self._said or 'no agent here'}, and nothing new for {silent:.0f} s"
         if silent > self.config.step_timeout_s + self.config.silence_s + 60:
             return f"gave up: no agent was heard for {silent:.0f} s"
         return None

@@ -277,7 +277,7 @@ def _meet(me: Identity, assignment: Assignment, control: Control, transport: Tra
     timeout_s = assignment.workload.config.ready_timeout_s
     endpoint = advertised(transport.bind(assignment.listen.format(agent=k)), assignment.advertise)
     control.say("register", {"agent": k, "incarnation": me.incarnation, "endpoint": endpoint, "pid": os.getpid()})
-    peers = control.expect("peers", timeout_s)["endpoints"]
+    peers = control.expect("peers", 10 * timeout_s)["endpoints"]  # the launcher gives up before
     transport.join({int(l): endpoint for l, endpoint in peers.items()}, timeout_s)
     control.say("joined", {"agent": k})
     deadline = time.monotonic() + timeout_s

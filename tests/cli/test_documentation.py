@@ -79,7 +79,7 @@ def lacking(line: str) -> str | None:
         return "fetches from the owner; tests/data/test_fetch.py has a server of its own"
     if "--hosts-expected" in words and "--dry-run" not in words:
         return "waits for hosts on other machines; tests/places/test_hosts.py has some"
-    if words[-2:] == ["--place", "compose"] or "--serve" in words:
+    if "--place" in words or "--serve" in words:
         return "needs an engine, or serves until it is stopped; tests/places and tests/cli/test_serving.py do that"
     if words[0] == "launch":
         words += [load(path).task.name for path in catalog.entries("launch") if path.stem in words[1:2]]

@@ -1,9 +1,11 @@
 """How a host finds its launcher, and what each of the two refuses."""
 
+import random
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from difnet.links import Identity, Link, Patience
 from difnet.registry import Control, Registry
 from difnet.transport import Transport
 from difnet.version import __version__
-from tests.conftest import until
+from tests.conftest import events, until
 
 PAIR = {0: [1], 1: [0]}
 ME = {"agents": [0], "name": "here", "version": __version__, "run": None}
@@ -199,3 +201,34 @@ def test_the_energy_of_machines_without_counters_is_estimated_from_their_own_age
     assert told["quality"] == "estimated" and "RAPL" in told["source"]
     own = Meters().so_far({0: 1.0, 1: 1.0})["joules"]
     np.testing.assert_allclose(told["joules"], own + 7.0 + 5.0)
+
+
+def test_a_folder_with_too_long_a_name_for_sockets_is_said_with_both_ways_out(difnet, tmp_path):
+    """A socket's path may have 107 bytes, and a user's folder for temporary files may have more."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    done = difnet("launch", "--topology", "ring6", TMPDIR=str(long))
+    assert done.status == 3 and "TMPDIR" in done.err and "--transport tcp" in done.err and "Traceback" not in done.err
+    assert not any(long.iterdir()) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_host_that_never_comes_ends_the_waiting_with_who_is_missing(running, tmp_path):
+    """Half of the agents are there, and their host is heard every second; that is no progress.
+
+    An address of this machine's loopback that nobody else has taken keeps other tests' launchers apart.
+    """
+    registry = f"tcp://127.{random.randrange(2, 250)}.{random.randrange(250)}.{random.randrange(2, 250)}:5600"
+    launcher = running("launch", "--topology", "path_graph(n=4)", "--engine", "eager", "--hosts-expected", "2",
+                       "--registry", registry, "--set", "ready_timeout_s=15", "--quiet")  # fmt: skip
+    host = running("host", "--agents", "0-1", "--registry", registry, "--token",
+                   until(lambda: token_told(tmp_path), "the commands"))  # fmt: skip
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1 and "gave up: 1/2 hosts, 2/4 agents here" in err
+    assert host.wait(20) == 1
+
+
+def token_told(folder: Path) -> str:
+    """What the launcher has the user set on each host."""
+    told = [e["text"] for e in events(folder, "Note") if "DIFNET_TOKEN=" in e["text"]]
+    return told[-1].partition("DIFNET_TOKEN=")[2].split()[0] if told else ""
