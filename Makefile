@@ -6,12 +6,12 @@ INSTALLED := .venv/.installed
 .PHONY: launch test test-slow test-docker check format bench clean help
 
 help:
-	@echo "make launch     install into .venv and run forty agents on a ring, live on screen"
-	@echo "make test       install into .venv and run the tests"
-	@echo "make check      lint, type-check, test"
-	@echo "make test-slow  the heavy programmes: 200 agents, wheel, the paper's comparison in short"
-	@echo "make test-docker  real containers, in an engine of the tests' own: as root, with Debian's docker.io and others"
-	@echo "make bench      measure this machine and print the tables of docs/benchmarks.md"
+	@echo "make launch       install into .venv and run forty agents on a ring, live on screen"
+	@echo "make test         install into .venv and run the tests"
+	@echo "make check        lint, type-check, test"
+	@echo "make test-slow    the heavy programmes: 200 agents, wheel, the paper's comparison in short"
+	@echo "make test-docker  real containers in an engine of the tests' own, as root"
+	@echo "make bench        measure this machine and print the tables of docs/benchmarks.md"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -31,10 +31,10 @@ from difnet.topology import load as load_topology
 
 TOKEN, PATIENCE_S = "bench", 120.0
 INTRODUCED = (100, 1000, 4000)  # agents
-SPEAKERS = 40  # agents that talk to the recorder
-DOCUMENTS = (100, 682, 1000, 1001, 10_000)  # agents of rings whose description travels to the hosts
-PROGRESS = Progress(0, 1000, 0.5, 1.5, 20_000_000, 1000, {}, 300_000_000, 14_000_000, 14_100_000, 2010, 2000, 0, 0, 0, 0,
-                    14_000_000, 14_100_000)  # fmt: skip
+SPEAKERS = {0: {40: 500}, SMALL: {40: 100, 400: 10, 4000: 2}, LARGE: {40: 2}}  # values -> agents -> events of each
+DOCUMENTS = (*(f"cycle_graph(n={K})" for K in (100, 400, 401, 1000, 10_000)),
+             *(f"complete_graph(n={K})" for K in (447, 448)))  # fmt: skip
+PROGRESS = Progress(0, 1000, 0.5, 1.5, 2 * 10**7, 1000, {}, 3 * 10**8, 14 * 10**6, 141 * 10**5, 2010, 2000, 0, 0)
 ALL, HIGH_WATER = "all", 100  # said last; messages of an agent under way
 PER_S = 2.0  # reports of progress of each agent, per second
 
@@ -46,17 +46,19 @@ def measure(words: argparse.Namespace) -> figures.Document:
     allow_files()
     times = 1 if words.quick else 3
     rows = [introductions(K, times) for K in (INTRODUCED[:1] if words.quick else INTRODUCED)]
-    plans = (("Progress", 0, 500), ("Snapshot, 7 kB", SMALL, 100), ("Snapshot, 26 MB", LARGE, 2))
     notes = []
-    for what, values, each in plans[:2] if words.quick else plans:
-        rows.append(listening(what, values, each, times))
+    for values, plan in SPEAKERS.items():
+        for agents, each in plan.items():
+            if (agents == min(plan) and not (words.quick and values == LARGE)) or not words.quick:
+                rows.append(listening(values, agents, each, times))
         if not values:
             most = 1e6 / rows[-1]["µs each"]["median"] / PER_S
             notes.append(f"At {PER_S:.0f} reports of progress a second from each agent, one core hears {most:.0f} "
                          "agents at the most.")  # fmt: skip
-    rows += [document_row(K) for K in (DOCUMENTS[:1] if words.quick else DOCUMENTS)]
-    notes.append(f"A document may have {wire.DOCUMENT_LIMIT / 2**20:.0f} MiB. An introduction is three messages of an "
-                 "agent (register, joined, leave) and three to it (peers, go, left).")  # fmt: skip
+    rows += [document_row(topology) for topology in (DOCUMENTS[:1] if words.quick else DOCUMENTS)]
+    notes.append(f"A document may have {wire.DOCUMENT_LIMIT / 2**20:.0f} MiB, and lists in it 100 000 entries. An "
+                 "introduction is three messages of an agent (register, joined, leave) and three to it (peers, go, "
+                 "left).")  # fmt: skip
     return figures.document(rows, {}, notes)
 
 
@@ -89,11 +91,13 @@ def ignore(kind: str, body: dict[str, Any], tensors: list[np.ndarray]) -> None:
 # --- the recorder --------------------------------------------------------------------------------------------------
 
 
-def listening(what: str, values: int, each: int, times: int) -> figures.Row:
-    """So many events of each speaker, recorded; with `values`, a launch model travels beside each."""
-    runs, count = [talked(SPEAKERS, partial(talk, values, each), recorder_in) for _ in range(times)], SPEAKERS * each
-    say(f"control: {what}: {count / runs[-1]['seconds']:.0f} events a second")
-    cells: figures.Row = {"what": f"recorder, {what}", "µs each": figure([run["cpu_s"] / count for run in runs], 1e6),
+def listening(values: int, agents: int, each: int, times: int) -> figures.Row:
+    """So many events of each agent, recorded; with `values`, a launch model travels beside each."""
+    runs = [talked(agents, partial(talk, values, each), partial(recorder_in, agents)) for _ in range(times)]
+    what, count = f"Snapshot, {4 * values / 1e6:.3g} MB" if values else "Progress", agents * each
+    say(f"control: {what}, {agents} agents: {count / runs[-1]['seconds']:.0f} events a second")
+    cells: figures.Row = {"what": f"recorder, {what}, {agents} agents",
+                          "µs each": figure([run["cpu_s"] / count for run in runs], 1e6),
                           "each second, by the clock": figure([count / run["seconds"] for run in runs])}  # fmt: skip
     if values:
         cells["MB a second"] = figure([4e-6 * values * count / run["seconds"] for run in runs])
@@ -101,7 +105,7 @@ def listening(what: str, values: int, each: int, times: int) -> figures.Row:
 
 
 def talk(values: int, each: int, sockets: Sequence[zmq.Socket]) -> None:
-    """All speakers, in one process, iteration by iteration."""
+    """All agents, in one process, iteration by iteration."""
     w = np.zeros(values, "f4")
     for i in range(1, each + 1):
         for agent, socket in enumerate(sockets):
@@ -111,9 +115,9 @@ def talk(values: int, each: int, sockets: Sequence[zmq.Socket]) -> None:
                  *([w.data] if values else []))  # fmt: skip
 
 
-def recorder_in(folder: Path) -> Take:
+def recorder_in(agents: int, folder: Path) -> Take:
     """What a launcher does with events: a recorder's `record`, its run in a folder of its own."""
-    config = load(settings={"topology": f"cycle_graph(n={SPEAKERS})", "runs": str(folder)})
+    config = load(settings={"topology": f"cycle_graph(n={agents})", "runs": str(folder)})
     recorder = Recorder(config, load_topology(config.topology), "launch", lambda event: None)
     return lambda kind, body, tensors: recorder.record(events.from_dict({"event": kind, **body}), tensors)
 
@@ -131,7 +135,9 @@ def talked(K: int, speak: Callable[[Sequence[zmq.Socket]], None], taking: Callab
         return forked(2, work)[0]
 
 
-def listen(K: int, folder: Path, taking: Callable[[Path], Take], wait_for_start: Callable[[], None]) -> dict[str, float]:
+def listen(
+    K: int, folder: Path, taking: Callable[[Path], Take], wait_for_start: Callable[[], None]
+) -> dict[str, float]:
     """The launcher's end, until somebody says that it was all. Neighbours are those of a ring."""
     neighbours = {k: sorted({(k - 1) % K, (k + 1) % K}) for k in range(K)}
     with Registry("tcp://127.0.0.1:*", TOKEN, neighbours) as registry:
@@ -189,15 +195,15 @@ def hear(socket: zmq.Socket, kind: str) -> None:
 # --- the document that every host is sent --------------------------------------------------------------------------
 
 
-def document_row(K: int) -> figures.Row:
-    """How long a description of a ring of K agents is, and whether a host would read it."""
-    document = wire.pack_document("run", {"topology": load_topology(f"cycle_graph(n={K})").to_dict()})
+def document_row(topology: str) -> figures.Row:
+    """How long the description of a network is, and whether a host would read it."""
+    document = wire.pack_document("run", {"topology": load_topology(topology).to_dict()})
     try:
         wire.unpack_document(document)
         verdict = "read"
     except WireError:
         verdict = "REFUSED"
-    return {"what": f"topology document, ring of {K}", "MiB": len(document) / 2**20, "a host": verdict}
+    return {"what": f"document of {topology}", "MiB": len(document) / 2**20, "a host": verdict}
 
 
 if __name__ == "__main__":

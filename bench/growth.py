@@ -1,7 +1,7 @@
-"""Closed forms of what a round costs K agents on a family of graphs, and the model that extrapolates measured costs.
+"""How long would a round of a thousand to a million agents take, by closed forms and the costs that were measured?
 
-Nothing here runs a network: `scale.py` and `agreement.py` compare this with real ones. Run as a script it prints the
-estimates of the model for networks that nobody has run.
+The closed forms are compared with real networks by `scale.py` and `agreement.py`, and with difnet's own graphs by a
+test. What this script prints was run by nobody.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import numpy as np
 
 SMALL, LARGE = 1761, 6_603_710  # values of the sine waves' network, and of LEAF's FEMNIST network: 7 kB and 26 MB
 REGULAR_DEGREE = 4
+BEAT_S = 0.25  # a link that was quiet for so long is told a beat, by either end
 
 
 class Round(NamedTuple):
@@ -187,33 +188,41 @@ class Hosts(NamedTuple):
 
 
 def round_s(r: Round, K: int, values: int, cost: Cost, byte_s: float, hosts: Hosts, hub: Cost | None = None) -> float:
-    """Seconds that a round of K agents takes, whose neighbours are all on other hosts.
+    """Seconds that a round of K agents takes, whose neighbours are all on other hosts; infinite, if it never ends.
 
     Processors work through their agents one after the other, and cards send meanwhile: the slower of the two decides,
     and then a message has to come across. A hub has a host to itself, and its clients wait for it and it for them.
+    Where a round is longer than `BEAT_S`, beats are told and heard beside it, each at the price of a small state.
 
     Args: `cost`, of an agent and a small state; `byte_s`, what each byte beyond that takes of a processor, told and
         heard once; `hub`, of a hub that serves, whose clients have one neighbour each.
     """
     size, each = message_bytes(values), 1.0 if hub else r.messages / K
     more = byte_s * (size - message_bytes(SMALL))
-    here = hosts.cores * hosts.agents_per_core
-    agents_s = hosts.agents_per_core * (cost.of(each) + each * more)
+    here, crowd = hosts.cores * hosts.agents_per_core, hosts.agents_per_core
     card_s = 8 * here * (each if hub else r.states / K) * size / hosts.bits_per_s
-    among_equals = max(agents_s, card_s) + hosts.latency_s
-    if hub is None:
-        return among_equals
-    return among_equals + max(hub.of(r.busiest) + r.busiest * more, 8 * r.told * size / hosts.bits_per_s
-                              ) + hosts.latency_s  # fmt: skip
+    took = _with_beats(crowd * (cost.of(each) + each * more), card_s, crowd * each * cost.neighbour_s)
+    if hub is not None:
+        card_s = 8 * r.told * size / hosts.bits_per_s
+        took += _with_beats(hub.of(r.busiest) + r.busiest * more, card_s, r.busiest * hub.neighbour_s)
+    return took + hosts.latency_s * (1 if hub is None else 2)
+
+
+def _with_beats(processor_s: float, card_s: float, beats_s: float) -> float:
+    """The slower of the two, when a processor has to tell and hear beats for `beats_s` in every `BEAT_S`."""
+    if max(processor_s, card_s) <= BEAT_S:
+        return max(processor_s, card_s)
+    left = 1 - beats_s / BEAT_S
+    return max(processor_s / left, card_s) if left > 0 else math.inf
 
 
 # --- what follows for more machines than there are ------------------------------------------------------------------
 
-# From `difnet bench scale`, two cores: the costs of agents at so many on a core, of a hub, and of a byte.
+# As `difnet bench scale` has said: the costs of agents at so many on a core, of a hub, and of a byte.
 FEW, MANY = 5, 50
-COSTS = {FEW: Cost(261e-6, 47e-6), MANY: Cost(431e-6, 62e-6)}
-HUB, BYTE_S = Cost(285e-6, 55e-6), 1.9e-9
-CORES, AGENTS = 16, (10**4, 10**5, 10**6)
+COSTS = {FEW: Cost(246e-6, 31e-6), MANY: Cost(485e-6, 85e-6)}
+HUB, BYTE_S = Cost(128e-6, 49e-6), 1.09e-9
+CORES, AGENTS = 16, (10**3, 10**4, 10**5, 10**6)
 COLUMNS = {  # of small states many agents share a core, of large ones few: memory allows no more
     "rounds/s, 7 kB, 1 Gbit/s": (SMALL, MANY, 1e9), "rounds/s, 7 kB, 10 Gbit/s": (SMALL, MANY, 1e10),
     "s a round, 26 MB, 1 Gbit/s": (LARGE, FEW, 1e9), "s a round, 26 MB, 10 Gbit/s": (LARGE, FEW, 1e10),
@@ -225,20 +234,23 @@ def extrapolate(words: argparse.Namespace) -> figures.Document:
     rows = [{"what": f"{family.name} of {K}", "GB a round, 7 kB": round_bytes(family.round(K), SMALL) / 1e9,
              "TB a round, 26 MB": round_bytes(family.round(K), LARGE) / 1e12} | estimates(family, K)
             for family in FAMILIES.values() for K in AGENTS]  # fmt: skip
-    notes = ["EXTRAPOLATED: nobody has run these. The costs are those of the machine of docs/scale.md; hosts of "
-             f"{CORES} such cores, {MANY} agents on a core with small states and {FEW} with large ones, every "
-             "neighbour on another host, 0.1 ms for a message to come across.",
-             "With large states the adapt step is not counted: it is another one for every network."]  # fmt: skip
+    notes = [
+        "EXTRAPOLATED: nobody has run these. The costs are those of the machine of docs/scale.md; hosts of "
+        f"{CORES} such cores, {MANY} agents on a core with small states and {FEW} with large ones, every "
+        "neighbour on another host, 0.1 ms for a message to come across.",
+        "Never: beats alone take more than a processor. With large states the adapt step is not counted: it is another "
+        "one for every network.",
+    ]
     return figures.document(rows, {}, notes)
 
 
-def estimates(family: Family, K: int) -> dict[str, float]:
+def estimates(family: Family, K: int) -> dict[str, float | str]:
     """Rounds per second of small states, and seconds per round of large ones."""
-    told = {}
+    told: dict[str, float | str] = {}
     for name, (values, crowd, bits_per_s) in COLUMNS.items():
         seconds = round_s(family.round(K), K, values, COSTS[crowd], BYTE_S, Hosts(CORES, crowd, bits_per_s),
                           HUB if family.more else None)  # fmt: skip
-        told[name] = seconds if values == LARGE else 1 / seconds
+        told[name] = "never" if math.isinf(seconds) else seconds if values == LARGE else 1 / seconds
     return told
 
 

@@ -87,7 +87,9 @@ class Gathering:
 
     def settle(self, seconds: float) -> list[Measured]:
         """The measurements that wait for nobody any more, in order."""
-        complete = sorted(i for i, told in self._pending.items() if told.keys() >= set(self.holders))
+        least = self.agents - len(self.lost) if self.server is None else 1  # before all of them are counted
+        complete = sorted(i for i, told in self._pending.items()
+                          if len(told) >= least and told.keys() >= set(self.holders))  # fmt: skip
         done = [self._measure(i, self._pending.pop(i), seconds) for i in complete]
         self.validations += [m for m in done if isinstance(m, Validated)]
         return done

@@ -25,7 +25,7 @@ _WORDS = {
     "weights", "matrix", "hub", "note",
 }  # fmt: skip
 _TOML_MB = 8
-_DENSE_AGENTS = 1000  # A is written whole up to so many agents, by its entries above
+_DENSE_AGENTS = 400  # A is written whole up to so many agents; above, by its entries where most of it is zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +113,11 @@ class Topology:
     def to_dict(self) -> dict[str, Any]:
         """This network as plain values, for a run folder's topology.json; `from_dict` and `load` read it back.
 
-        "A" is a list of K rows; beyond 1000 agents it is {"l": [...], "k": [...], "weight": [...]} of its entries.
+        "A" is a list of K rows; where most of more than 400 agents hear nothing of most others it is {"l": [...],
+        "k": [...], "weight": [...]} of its entries.
         """
         l, k = np.nonzero(self.A)
+        is_dense = self.agents <= _DENSE_AGENTS or 3 * len(l) > self.A.size
         entries = {"l": l.tolist(), "k": k.tolist(), "weight": self.A[l, k].tolist()}
         labels = nx.get_node_attributes(self.graph, "label")
         return {
@@ -124,7 +126,7 @@ class Topology:
             "directed": self.directed,
             "nodes": list(range(self.agents)),
             "edges": [list(edge) for edge in self.edges],
-            "A": self.A.tolist() if self.agents <= _DENSE_AGENTS else entries,
+            "A": self.A.tolist() if is_dense else entries,
             "rule": self.rule,
             "mixing_rate": self.mixing_rate,
             "doubly_stochastic": self.doubly_stochastic,

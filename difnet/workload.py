@@ -86,7 +86,7 @@ class Workload:
         """L, the number of values that travel: the model's, and those that are learnt beside it."""
         return len(self.first_state(self.clients[0]).w)
 
-    @property
+    @cached_property
     def clients(self) -> list[int]:
         """The agents with tasks: all, or those on the rim of a served star."""
         return [k for k in range(self.agents) if k != self.hub]

@@ -25,7 +25,7 @@ FULL_S, QUICK_S, GRACE_S = 3600.0, 600.0, 15.0
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.md",
               help="Write the tables there; a measurement's earlier table is replaced.")  # fmt: skip
 def command(names: tuple[str, ...], listing: bool, quick: bool, as_json: bool, output: Path | None) -> None:
-    """Measure this machine. Without NAME all measurements run, which takes about half an hour.
+    """Measure this machine. Without NAME all measurements run, which takes about three quarters of an hour.
 
     Nothing else should run meanwhile; ratios are taken in one run, in turn, and survive a noisy machine best.
 

@@ -1,6 +1,7 @@
 """Every plug-in in the catalog through one battery: a new file is tested by existing."""
 
 import inspect
+import re
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from difnet import catalog, config
+from difnet import catalog, config, places
 from difnet.algorithms import Algorithm, State
 from difnet.errors import ConfigError
 from difnet.flat import FlatModel, flatten
@@ -82,6 +83,23 @@ def test_every_name_leads_to_a_factory_with_a_docstring(group, name):
     factory = catalog.load(group, name)
     assert callable(factory)
     assert inspect.getdoc(factory) and sys.modules[factory.__module__].__doc__
+
+
+# --- places --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [{}, {"agents_per_host": 3}, {"hosts_expected": 4}])
+@pytest.mark.parametrize("name", catalog.names("places"))
+def test_a_places_plan_has_every_agent_at_one_host_and_begins_nothing(name, words, tmp_path, monkeypatch):
+    """In the words of the environment contract or its flags; asked twice, it says the same."""
+    if "hosts_expected" in words and name != "expected":
+        pytest.skip("somebody else starts no hosts there")
+    monkeypatch.chdir(tmp_path)
+    asked = config.load(settings={"topology": "cycle_graph(n=11)", "place": name, **words})
+    place = catalog.load("places", name)(asked, 11)
+    told = re.findall(r'(?:DIFNET_AGENTS[=:] ?"?|--agents )([\d,-]+)', place.plan())
+    assert sorted(k for share in told for k in places.read(share)) == list(range(11))
+    assert place.plan() == place.plan() and place.poll() is None and not any(tmp_path.iterdir())
 
 
 # --- algorithms ----------------------------------------------------------------------------------------------------
