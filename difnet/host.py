@@ -96,7 +96,7 @@ def run_foreground(told: Hosting) -> int:
     with process_for_tensors():
         assignment = prepare(told)
         status = run_agent(k, assignment)
-        with Control(assignment.registry, told.token) as control:
+        with Control(assignment.registry, told.token, assignment.run) as control:
             control.say("exited", {"agent": k, "status": f"exit status {status}", "log_tail": ""})
     return status
 
@@ -113,7 +113,7 @@ def _fork_and_supervise(told: Hosting, launcher: list[int]) -> int:
     with Children() as children:
         for k in told.agents:
             children.fork(k, partial(run_agent, k, assignment))
-        with Control(assignment.registry, told.token) as control, beating(control, told.name):
+        with Control(assignment.registry, told.token, assignment.run) as control, beating(control, told.name):
             children.tell = control.say
             try:
                 supervise(children, control, launcher, assignment)
@@ -143,6 +143,7 @@ def prepare(told: Hosting) -> Assignment:
         control.say("configuration?", {"agents": list(told.agents), "name": told.name, "version": __version__,
                                        "run": told.run})  # fmt: skip
         run = control.expect("run", ANSWER_S)
+        control.run = run["run"]
         asked, topology = load(settings=run["config"]), Topology.from_dict(run["topology"])
         try:
             workload = _load(asked, topology, note)

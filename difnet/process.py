@@ -163,7 +163,7 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     assignment = assignment.settled()
     workload, topology, config = assignment.workload, assignment.topology, assignment.workload.config
     is_client = workload.hub is not None and k != workload.hub
-    with Control(assignment.registry, assignment.token) as control:
+    with Control(assignment.registry, assignment.token, assignment.run) as control:
         identity = Identity(k, incarnation, assignment.run, **assignment.hashes, dtype=config.dtype,
                             length=workload.length)  # fmt: skip
 

@@ -150,6 +150,8 @@ class Registry:
                 self._send(frames[0], "refused", {"reason": "the token is another one than this run's; "
                                                   "set DIFNET_TOKEN to what the launcher told"})  # fmt: skip
             raise WireError("a control message without this run's token")
+        if body.pop("of", self.run.get("run")) != self.run.get("run"):  # of one that had the same token
+            raise WireError("a control message of another run")
         return Message(frames[0], kind, body, tensors)
 
     def _serve(self, message: Message) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
@@ -158,10 +160,11 @@ class Registry:
             self._agents[agent] = sender  # its connection may be a new one
         if kind == "configuration?":
             self._introduce(sender, body)
-        elif kind == "beat" and (host := self.hosts.get(str(body.get("name")))):
-            host.sender, host.heard_at, host.supervises = sender, time.monotonic(), True
-            self._send(sender, "beat", {})
-            yield kind, body | {"agents": host.agents}, tensors
+        elif kind == "beat":
+            if host := self.hosts.get(str(body.get("name"))):
+                host.sender, host.heard_at, host.supervises = sender, time.monotonic(), True
+                self._send(sender, "beat", {})
+                yield kind, body | {"agents": host.agents}, tensors
         elif kind == "register":
             self._register(sender, _natural(body, "agent"), str(body.get("endpoint", "")))
         elif kind == "joined":
@@ -262,11 +265,11 @@ def _natural(body: dict[str, Any], name: str) -> int:
 class Control:
     """An agent's or a host's end of the control plane; use as a context manager, from any thread.
 
-    Args: `endpoint`, with a number in it and no name.
+    Args: `endpoint`, with a number in it and no name; `run`, once it is known which one the token is for.
     """
 
-    def __init__(self, endpoint: str, token: str) -> None:
-        self._token = token
+    def __init__(self, endpoint: str, token: str, run: str | None = None) -> None:
+        self._token, self.run = token, run
         self._lock = threading.Lock()  # a long step's helper thread reads it too
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
@@ -285,7 +288,8 @@ class Control:
 
     def say(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> bool:
         """Tell the registry something without waiting; False if there is no room for it."""
-        message = _message(kind, {**body, "token": self._token}, tensors)
+        known = {"token": self._token} | ({"of": self.run} if self.run else {})
+        message = _message(kind, {**body, **known}, tensors)
         with self._lock:
             try:
                 self.socket.send_multipart(message, zmq.NOBLOCK)

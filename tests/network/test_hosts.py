@@ -62,6 +62,20 @@ def test_an_agent_is_at_one_host_only_and_does_not_come_back(registry):
     assert "cannot come back into the same run" in answer(registry)["reason"]
 
 
+def test_what_is_left_of_another_run_with_the_same_token_is_not_heard(registry):
+    """Containers of a run whose launcher was started anew: neither their events nor their beats belong to this one."""
+    with Control(registry.endpoint, "secret", "cosines") as old, Control(registry.endpoint, "secret", "sines") as new:
+        assert answer(registry)["kind"] == "run"
+        old.say("note", {"text": "left over"})
+        old.say("beat", {"name": "here", "machine": "", "energy": {}})
+        until(lambda: [*registry.listen(0.01)] or registry.refused == 2, "both refusals", 10)
+        new.say("beat", {"name": "nobody's", "machine": "", "energy": {}})
+        new.say("note", {"text": "at last"})
+        heard = until(lambda: [*registry.listen(0.01)], "a note", 10)
+    assert [(kind, body) for kind, body, _ in heard] == [("note", {"text": "at last"})]
+    assert not registry.hosts["here"].supervises
+
+
 @pytest.mark.parametrize(("endpoint", "reason"), [
     ("tcp://127.0.0.1:{closed}", "connection refused"), ("tcp://nobody.invalid:5600", "n"),
 ])  # fmt: skip
