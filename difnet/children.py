@@ -27,6 +27,7 @@ class Child:
     pid: int
     ended: int  # a file descriptor, readable once it has ended
     out: int  # another, of what it prints
+    is_mute: bool = False  # it has closed that, and lives on
     last: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_TAIL_LINES))
     line: str = ""  # the one that it has begun
     decode: Callable[[bytes], str] = field(default_factory=lambda: UTF8("replace").decode)
@@ -34,9 +35,10 @@ class Child:
     def read(self) -> str:
         """What it has printed since the last time."""
         try:
-            text = self.decode(os.read(self.out, PIECE))
+            piece = os.read(self.out, PIECE)
         except BlockingIOError:
             return ""
+        self.is_mute, text = not piece, self.decode(piece)
         *lines, self.line = (self.line + text).split("\n")
         self.last.extend(lines)
         return text
@@ -69,7 +71,7 @@ class Children:
     @property
     def fds(self) -> list[int]:
         """The file descriptors that become readable when `attend` has something to do."""
-        return [fd for child in self._children.values() for fd in (child.ended, child.out)]
+        return [fd for child in self._children.values() for fd in (child.ended, child.out)[: 2 - child.is_mute]]
 
     def fork(self, k: int, run: Callable[[], int]) -> None:
         """Start agent k as a process of its own."""

@@ -57,8 +57,8 @@ class Hosting:
 
     @property
     def name(self) -> str:
-        """What the launcher calls this host."""
-        return self.advertise or f"{platform.node()}/{spell(self.agents)}"
+        """What the launcher calls this host: one machine, under one address, may have several."""
+        return f"{self.advertise or platform.node()}/{spell(self.agents)}"
 
 
 def run_host(told: Hosting) -> int:

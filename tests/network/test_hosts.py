@@ -1,16 +1,20 @@
 """How a host finds its launcher, and what each of the two refuses."""
 
+import os
 import random
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from difnet.addresses import advertised, numeric, own, parse, reach
+from difnet.children import Children
 from difnet.energy import Meters, machine
 from difnet.errors import DifnetError, EnvironmentLacks
 from difnet.links import Identity, Link, Patience
@@ -225,6 +229,37 @@ def test_a_folder_with_too_long_a_name_for_sockets_is_said_with_both_ways_out(di
     done = difnet("launch", "--topology", "ring6", TMPDIR=str(long))
     assert done.status == 3 and "TMPDIR" in done.err and "--transport tcp" in done.err and "Traceback" not in done.err
     assert not any(long.iterdir()) and not (tmp_path / "runs").exists()
+
+
+def test_an_agent_that_closes_its_outputs_costs_its_host_nothing():
+    """The end of a pipe can be read for ever: it is read once, and the agent is waited for, not watched."""
+    told = []
+    with Children() as children:
+        children.tell = lambda kind, body: told.append((kind, body))
+
+        def close_and_wait() -> int:
+            os.write(1, b"farewell")
+            os.closerange(1, 3)
+            return signal.pause() or 0
+
+        children.fork(7, close_and_wait)
+        until(lambda: children.attend(wait(children.fds, 1.0)) or len(children.fds) == 1, "the pipe's end", 10)
+        assert not wait(children.fds, 0.05) and len(children) == 1
+    assert told == [("log", {"agent": 7, "text": "farewell"}),
+                    ("exited", {"agent": 7, "status": "killed by SIGTERM", "log_tail": "farewell"})]  # fmt: skip
+
+
+def test_two_hosts_of_one_machine_may_have_its_one_address(running, tmp_path):
+    """What they are called must not be what they advertise: each has agents of its own."""
+    registry = f"tcp://127.{random.randrange(2, 250)}.{random.randrange(250)}.{random.randrange(2, 250)}:5600"
+    launcher = running("launch", "--topology", "path_graph(n=2)", "--engine", "eager", "--hosts-expected", "2",
+                       "--registry", registry, "--iterations", "5", "--eval-tasks", "2", "--quiet")  # fmt: skip
+    token = until(lambda: token_told(tmp_path), "the commands")
+    hosts = [running("host", "--agents", str(k), "--registry", registry, "--token", token, "--advertise", "localhost")
+             for k in (1, 0)]  # fmt: skip
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, err
+    assert [host.wait(20) for host in hosts] == [0, 0]
 
 
 @pytest.mark.slow
