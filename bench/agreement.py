@@ -15,7 +15,7 @@ import numpy.typing as npt
 from figures import SEED, say
 from growth import FAMILIES, LARGE, REGULAR_DEGREE, SMALL, Family, exponential_offsets, message_bytes
 
-from difnet.mixing import Slots, mix_all
+from difnet.maths.mixing import Slots, mix_all
 from difnet.topology import load
 
 SIZES = (10, 40, 100, 1000, 10_000, 100_000)

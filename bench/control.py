@@ -19,14 +19,15 @@ from figures import figure, say
 from forked import forked
 from growth import LARGE, SMALL
 
-from difnet import events, wire
 from difnet.config import load
 from difnet.errors import WireError
-from difnet.events import Progress, Snapshot
-from difnet.lifetime import allow_files
-from difnet.machine import memory_peak
-from difnet.recorder import Recorder
-from difnet.registry import Registry
+from difnet.exchange import wire
+from difnet.exchange.registry import Registry
+from difnet.record import events
+from difnet.record.events import Progress, Snapshot
+from difnet.record.recorder import Recorder
+from difnet.system.lifetime import allow_files
+from difnet.system.machine import memory_peak
 from difnet.topology import load as load_topology
 
 TOKEN, PATIENCE_S = "bench", 120.0

@@ -57,7 +57,7 @@ def main(
     words = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if parent := os.environ.get("DIFNET_BENCH_PARENT"):
-        from difnet.lifetime import die_with_parent
+        from difnet.system.lifetime import die_with_parent
 
         die_with_parent(int(parent), signal.SIGTERM)
     about = {"name": script.stem, "question": question, "quick": words.quick, "machine": machine(), "seed": SEED}

@@ -16,11 +16,11 @@ from figures import figure, ratio, say
 
 from difnet.algorithms import Info, State
 from difnet.config import load
-from difnet.machine import process_for_tensors
+from difnet.maths.optimizers import adam
 from difnet.meta import Tasks
-from difnet.optimizers import adam
-from difnet.steps import compile_steps
+from difnet.system.machine import process_for_tensors
 from difnet.workload import TaskStream, Workload, build
+from difnet.workload.kernels import compile_steps
 
 Step = Callable[[State, Tasks], tuple[State, Info]]
 LOOP, BARE = "Python loop, autograd", "as the bare script"

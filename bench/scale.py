@@ -27,12 +27,12 @@ from forked import forked, rate, timed
 from growth import FAMILIES, LARGE, SMALL, Cost, Family, Hosts, message_bytes
 
 from difnet.config import load
-from difnet.machine import cores, process_for_tensors
-from difnet.mixing import column, mix, mix_all
-from difnet.process import links_of
-from difnet.simulator import batched, stacked
+from difnet.exchange.transport import Identity, Patience, Transport
+from difnet.maths.mixing import column, mix, mix_all
+from difnet.runtime.agent_process import links_of
+from difnet.runtime.simulation import batched, stacked
+from difnet.system.machine import cores, process_for_tensors
 from difnet.topology import load as load_topology
-from difnet.transport import Identity, Patience, Transport
 from difnet.workload import build
 
 ROUNDS = {10: 1000, 40: 250, 100: 80, 200: 20, 400: 8}  # agents -> rounds: some seconds each

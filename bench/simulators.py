@@ -16,11 +16,11 @@ from forked import forked
 
 from difnet.algorithms import State
 from difnet.config import load
-from difnet.machine import cores, process_for_tensors
-from difnet.simulator import Adapt, Mix, batched, exact, mixing_of, stacked
-from difnet.steps import compile_steps
+from difnet.runtime.simulation import Adapt, Mix, batched, exact, mixing_of, stacked
+from difnet.system.machine import cores, process_for_tensors
 from difnet.topology import load as load_topology
 from difnet.workload import build
+from difnet.workload.kernels import compile_steps
 
 ENGINES = ("exact", "batched")
 TIMES = {40: 7, 400: 5, 2000: 3, 10_000: 1}

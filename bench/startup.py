@@ -15,8 +15,8 @@ from figures import figure, launched, ratio, say
 AGENTS = 40
 WORKLOAD = """
 from difnet.config import load
-from difnet.machine import process_for_tensors
-from difnet.steps import compile_steps
+from difnet.system.machine import process_for_tensors
+from difnet.workload.kernels import compile_steps
 from difnet.workload import build
 with process_for_tensors():
     compile_steps(build(load(), 40), lambda text: None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from difnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from difnet.runs import Run
+    from difnet.record.run import Run
 
 __all__ = ["launch", "load", "simulate"]
 
@@ -22,26 +22,27 @@ def launch(topology: str = "ring40", **words: Any) -> "Run":
     Returns: the finished run, read from its folder.
     Raises: DifnetError, if it cannot start; a run that failed is returned, and its `state` says so.
     """
-    from difnet.launcher import launch
+    from difnet.runtime.launcher import launch
 
     return _run(launch, topology, words)
 
 
 def simulate(topology: str = "ring40", **words: Any) -> "Run":
     """Run the same recursion for all agents in this process; see `launch`."""
-    from difnet.simulator import simulate
+    from difnet.runtime.simulation import simulate
 
     return _run(simulate, topology, words)
 
 
 def load(run: str = "latest") -> "Run":
     """A finished or running run: a folder, a name in runs/, its beginning, or "latest"."""
-    from difnet import runs
+    from difnet.record import run as runs
 
     return runs.load(runs.resolve(run))
 
 
 def _run(runtime: Any, topology: str, words: dict[str, Any]) -> "Run":
-    from difnet import config, runs
+    from difnet import config
+    from difnet.record import run as runs
 
     return runs.load(runtime(config.load(settings={"topology": topology, **words}))["folder"])

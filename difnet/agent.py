@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from difnet.algorithms import Info, Server, State
+from difnet.maths.mixing import mix
 from difnet.meta import Tasks
-from difnet.mixing import mix
 
 Adapt = Callable[[State, Tasks], tuple[State, Info]]
 Combine = Callable[[State, Tensor], State]

@@ -20,7 +20,7 @@ from torch import Tensor
 from difnet import catalog
 from difnet.config import Choice, read_toml
 from difnet.errors import ConfigError, RunFolderError
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
 
 if TYPE_CHECKING:
     from torch import nn

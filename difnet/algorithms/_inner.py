@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from difnet.algorithms import whole
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
 from difnet.meta import Batch, Loss, Tasks, fit, maml, meta_sgd, reptile
 
 

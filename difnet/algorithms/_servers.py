@@ -8,7 +8,7 @@ from torch import Tensor
 
 from difnet.algorithms import Server, State
 from difnet.algorithms._options import amount, one_of
-from difnet.optimizers import OPTIMIZERS, clipped
+from difnet.maths.optimizers import OPTIMIZERS, clipped
 
 
 def gradient_server(optimizer: str, rate: float, clip: float | None = None) -> Server:

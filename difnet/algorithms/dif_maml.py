@@ -9,9 +9,9 @@ from torch import Tensor
 from difnet.algorithms import Algorithm, Info, State
 from difnet.algorithms._inner import inner_rule
 from difnet.algorithms._options import one_of
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
+from difnet.maths.optimizers import OPTIMIZERS
 from difnet.meta import Loss, Tasks
-from difnet.optimizers import OPTIMIZERS
 
 INNER = ("maml", "anil", "reptile")
 

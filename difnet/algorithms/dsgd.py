@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from difnet.algorithms import Algorithm, Info, State
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
+from difnet.maths.optimizers import OPTIMIZERS
 from difnet.meta import Batch, Loss, Tasks, fit, pooled
-from difnet.optimizers import OPTIMIZERS
 
 
 def dsgd(

@@ -7,7 +7,7 @@ Reddi et al., "Adaptive Federated Optimization", 2021, Algorithm 2, for a server
 from difnet.algorithms import Algorithm
 from difnet.algorithms._servers import model_server
 from difnet.algorithms.dsgd import dsgd
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
 from difnet.meta import Loss
 
 

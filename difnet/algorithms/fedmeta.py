@@ -10,7 +10,7 @@ from difnet.algorithms import Algorithm, Info, State
 from difnet.algorithms._inner import inner_rule
 from difnet.algorithms._options import one_of
 from difnet.algorithms._servers import gradient_server
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
 from difnet.meta import Loss, Tasks
 
 INNER = ("maml", "meta-sgd", "reptile", "anil")

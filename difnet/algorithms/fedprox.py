@@ -9,9 +9,9 @@ from torch.linalg import vector_norm
 from difnet.algorithms import Algorithm, Info, State
 from difnet.algorithms._options import amount
 from difnet.algorithms.fedavg import fedavg
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
+from difnet.maths.optimizers import OPTIMIZERS
 from difnet.meta import Loss, Tasks, pooled
-from difnet.optimizers import OPTIMIZERS
 
 
 def fedprox(

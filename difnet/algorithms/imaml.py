@@ -6,12 +6,12 @@ form that Meta-Backward compares itself with, eq. (3) to (5): agents send gradie
 
 from torch import Tensor
 
-from difnet import implicit
 from difnet.algorithms import Algorithm, Info, State
 from difnet.algorithms._options import amount
 from difnet.algorithms._servers import gradient_server
 from difnet.errors import ConfigError
-from difnet.flat import FlatModel
+from difnet.maths import implicit
+from difnet.maths.flat import FlatModel
 from difnet.meta import Batch, Loss, Tasks, fit
 
 
@@ -35,7 +35,7 @@ def imaml(
     Args: `weight` is the lambda of the proximal term, `cg_steps` how many conjugate-gradient steps solve the system,
         to whose diagonal `damping` is added; the hub shortens a mean gradient longer than `clip`. The
         defaults, lambda = 2 and 5 steps, are those of Meta-Backward's comparison.
-    Reports: "loss", "proximal_residual", "cg_residual", "negative_curvature": see `difnet.implicit.imaml`.
+    Reports: "loss", "proximal_residual", "cg_residual", "negative_curvature": see `difnet.maths.implicit.imaml`.
     Where "negative_curvature" is not 0, a greater `weight` is due. Seen with the 1-40-40-1 ReLU network on sinusoids
     of amplitude 3: near its first models the least eigenvalue of H is -3 to -10; 2 is too small for most tasks, 20 for
     none.

@@ -13,9 +13,9 @@ from torch import Tensor
 from difnet.algorithms import Algorithm, Info, State
 from difnet.algorithms._options import amount
 from difnet.algorithms._servers import model_server
-from difnet.backward import Schedule, ascend, multiplier, project, radii
 from difnet.errors import ConfigError
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
+from difnet.maths.meta_backward import Schedule, ascend, multiplier, project, radii
 from difnet.meta import Batch, Loss, Tasks, fit
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from difnet.algorithms import Algorithm, Info, State
 from difnet.algorithms._options import amount, one_of
 from difnet.algorithms.fedavg import fedavg
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
 from difnet.meta import HessianProduct, Loss, Tasks, difference_product, hessian_product
 from difnet.meta import per_fedavg as direction
 

@@ -32,7 +32,7 @@ def command(a: str, b: str, home: str, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from difnet import runs
+    from difnet.record import run as runs
 
     document = compare(runs.load(runs.resolve(a, home)), runs.load(runs.resolve(b, home)))
     if as_json:
@@ -43,7 +43,7 @@ def command(a: str, b: str, home: str, as_json: bool) -> None:
 
 def compare(a: Any, b: Any) -> dict[str, Any]:
     """Two runs as one document: what differs in `config`, `figures` with their ratio b/a, and `same_launch_model`."""
-    from difnet import runs
+    from difnet.record import run as runs
 
     left, right = runs.flatten(a.summary), runs.flatten(b.summary)
     names = [n for n in dict.fromkeys([*left, *right]) if n in SHOWN or n.startswith(SHOWN_PREFIXES)]
@@ -86,7 +86,7 @@ def _table(document: dict[str, Any]) -> "RenderableType":
 
 
 def _row(name: str, row: dict[str, float | None], energy_quality: list[str | None]) -> tuple[str, str, str, str]:
-    from difnet.readable import bytes_text, figure
+    from difnet.record.formatting import bytes_text, figure
 
     show = bytes_text if name in ("bytes.payload", "bytes.wire") else figure
     if name == "energy.joules":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from difnet.cli.screen import print_table
+from difnet.screen.terminal import print_table
 
 if TYPE_CHECKING:
     from difnet.data.checks import Verdict
@@ -159,7 +159,7 @@ def show(
       difnet data show --task synthetic --agents 20 -o who.png
     """
     from difnet.errors import ConfigError
-    from difnet.holdings import holdings, picture, rows
+    from difnet.report.partition import holdings, picture, rows
 
     if run and task:
         raise ConfigError(f"both a run ({run}) and --task {task}; give one of them")
@@ -195,8 +195,8 @@ def _asked(task: str, agents: int, settings: tuple[str, ...], data_dir: str | No
 
 def _recorded(run: str, home: str) -> tuple[str, dict[str, Any]]:
     """The manifest that a run has kept."""
-    from difnet import runs
     from difnet.errors import RunFolderError
+    from difnet.record import run as runs
 
     folder = runs.resolve(run, home)
     path = folder / "partition.json"
@@ -212,7 +212,7 @@ def _recorded(run: str, home: str) -> tuple[str, dict[str, Any]]:
 @contextmanager
 def waiting() -> Iterator[None]:
     """Within the block, what takes long is shown on stderr: a bar on a terminal, now and then a line on a pipe."""
-    from difnet.data.progress import heard_by, spoken
+    from difnet.system.progress import heard_by, spoken
 
     if not sys.stderr.isatty():
         with heard_by(spoken(lambda text: click.echo(text, err=True))):

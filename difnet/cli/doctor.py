@@ -10,7 +10,7 @@ import click
 from difnet.errors import ConfigError, EnvironmentLacks
 
 if TYPE_CHECKING:
-    from difnet.doctor import Finding
+    from difnet.doctor.examination import Finding
 
 
 @click.command()
@@ -35,7 +35,7 @@ def command(
       difnet doctor --topology star10 --json
     """
     try:
-        from difnet import doctor
+        from difnet.doctor import examination
         from difnet.topology import load
     except ImportError as error:
         raise EnvironmentLacks(f"difnet is not installed as a whole: {error}; install it again with pip") from error
@@ -46,14 +46,14 @@ def command(
         raise ConfigError(f"--agents {agents}, but {planned.name} has {planned.agents}; give at most so many")
     if smoke and not as_json:
         click.echo("running two agents …", err=True)
-    findings = doctor.examine(planned, agents or planned.agents, Path(runs), data_dir, smoke)
-    state = doctor.worst(findings.values())
+    findings = examination.examine(planned, agents or planned.agents, Path(runs), data_dir, smoke)
+    state = examination.worst(findings.values())
     if as_json:
         checks = [{"name": name, **finding._asdict()} for name, finding in findings.items()]
         click.echo(json.dumps({"checks": checks, "state": state}))
     else:
         _show(findings)
-    return EnvironmentLacks.exit_code if state == doctor.FAIL else 0
+    return EnvironmentLacks.exit_code if state == examination.FAIL else 0
 
 
 def _show(findings: "dict[str, Finding]") -> None:
@@ -62,7 +62,7 @@ def _show(findings: "dict[str, Finding]") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from difnet.plain import BAD, GOOD, WARNING
+    from difnet.screen.lines import BAD, GOOD, WARNING
 
     style = {"ok": GOOD, "warn": WARNING, "fail": BAD}
     if sys.stdout.isatty():

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from difnet.cli.screen import print_table
+from difnet.screen.terminal import print_table
 
 
 @click.command(short_help="Test a trained launch model on unseen tasks, with confidence.")
@@ -38,10 +38,10 @@ def command(
     import json
 
     from difnet import config
+    from difnet.after_training.evaluation import evaluate
     from difnet.cli.data import waiting
-    from difnet.cli.trained import launch_model
-    from difnet.recorder import known
-    from difnet.unseen import evaluate
+    from difnet.cli.launch_model import launch_model
+    from difnet.record.recorder import known
 
     both = {f"{prefix}{name}": given[name] for name in ("shots", "queries") for prefix in ("", "eval_")}
     words = {**both, "data_dir": given["data_dir"]}
@@ -83,7 +83,7 @@ def _head(document: dict[str, Any]) -> str:
 
 def _table(document: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows: a line for each model and number of inner steps, a column for each figure."""
-    from difnet.readable import steps_text
+    from difnet.record.formatting import steps_text
 
     rows = document["rows"]
     figures = dict.fromkeys(name for row in rows for name in row if name not in ("model", "steps"))
@@ -98,7 +98,7 @@ def _table(document: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _cell(told: dict[str, float | None] | None, kind: str) -> str:
-    from difnet.readable import figure
+    from difnet.record.formatting import figure
 
     if told is None:
         return "–"

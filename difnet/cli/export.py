@@ -40,8 +40,8 @@ def command(run: str, format_: str, output: Path | None, force: bool, home: str,
     """
     import json
 
-    from difnet.cli.trained import launch_model
-    from difnet.export import SUFFIXES, export
+    from difnet.after_training.export import SUFFIXES, export
+    from difnet.cli.launch_model import launch_model
 
     learnt = launch_model(run, home)
     path = output or learnt.path.parent / "export" / f"launch-model{SUFFIXES[format_]}"

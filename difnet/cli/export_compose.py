@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from difnet.cli import words
+from difnet.cli import options
 
 
 @click.command()
 @click.argument("ready_made", required=False, metavar="[NAME]")
-@words.of_a_run
+@options.of_a_run
 @click.option("--agents-per-host", type=int, metavar="N", help="In each container.  [1; 20 for more than 50 agents]")
 @click.option("--profile", "profiles", multiple=True, metavar="NAME",
               help="A ready-made run that the file offers too, under its name; can be given again.")  # fmt: skip
@@ -32,17 +32,17 @@ def command(ready_made: str | None, profiles: tuple[str, ...], output: Path | No
     """
     import os
 
-    from difnet.places import _composing as composing
+    from difnet.places import _compose_file as composing
 
     nothing_more: dict[str, Any] = {"config": None, "settings": ()}
-    main = composing.network(words.read(given, ready_made))
-    others = {name: composing.network(words.read(dict(nothing_more), name)) for name in profiles}
+    main = composing.network(options.read(given, ready_made))
+    others = {name: composing.network(options.read(dict(nothing_more), name)) for name in profiles}
     beside = output.parent if output else Path.cwd()
     text = composing.exported(main, others, os.environ.get("DIFNET_IMAGE") or composing.IMAGE, beside)
     if output is None:
         click.echo(text, nl=False)
         return
-    from difnet.export import refuse_existing, write_whole
+    from difnet.after_training.export import refuse_existing, write_whole
 
     refuse_existing([output], force)
     write_whole(output, lambda scratch: scratch.write_text(text, encoding="utf-8"))

@@ -32,10 +32,10 @@ def command(
     """
     import json
 
-    from difnet.cli.trained import launch_model
-    from difnet.export import refuse_existing, write_whole
-    from difnet.personal import fit, write
-    from difnet.recorder import known
+    from difnet.after_training.export import refuse_existing, write_whole
+    from difnet.after_training.personalisation import fit, write
+    from difnet.cli.launch_model import launch_model
+    from difnet.record.recorder import known
 
     refuse_existing([output], force)
     fitted = fit(launch_model(run, home), support, query, steps=steps, inner_lr=inner_lr)
@@ -45,7 +45,7 @@ def command(
 
 
 def _lines(document: dict[str, Any]) -> list[str]:
-    from difnet.readable import figure
+    from difnet.record.formatting import figure
 
     lines = []
     for name, told in document["figures"].items():

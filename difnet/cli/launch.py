@@ -4,12 +4,13 @@ from typing import Any
 
 import click
 
-from difnet.cli import screen, words
+from difnet.cli import options
+from difnet.screen import terminal
 
 
 @click.command()
 @click.argument("ready_made", required=False, metavar="[NAME]")
-@words.shared
+@options.shared
 @click.option("--place", help="Where hosts run: local, expected, compose, or a plug-in's.  [local]")
 @click.option("--hosts-expected", type=int, metavar="N", help="Wait for N hosts that you start: place expected.")
 @click.option("--agents-per-host", type=int, metavar="N", help="In each container.  [1, for up to 50 agents]")
@@ -37,10 +38,10 @@ def command(ready_made: str | None, **given: Any) -> int:
     """
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
     dry = given.pop("dry_run")
-    config = words.read(given, ready_made)
-    from difnet.launcher import launch, plan
+    config = options.read(given, ready_made)
+    from difnet.runtime.launcher import launch, plan
 
     if dry:
         click.echo(plan(config))
         return 0
-    return screen.follow(launch, shown, config)
+    return terminal.follow(launch, shown, config)

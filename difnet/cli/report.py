@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from difnet.costs import Target
+    from difnet.record.costs import Target
 
 
 @click.command(short_help="Draw the curves of one or several runs and write one HTML page.")
@@ -43,8 +43,9 @@ def command(
     """
     import json
 
-    from difnet import report, runs
-    from difnet.costs import Target
+    from difnet.record import run as runs
+    from difnet.record.costs import Target
+    from difnet.report import writing
 
     names, targets = names or ("latest",), [Target.parse(text) for text in asked]
     if at is not None:
@@ -53,7 +54,7 @@ def command(
     folders = [runs.resolve(name, home) for name in names]
     loaded = [runs.load(folder) for folder in dict.fromkeys(folders)]
     place = output or (loaded[0].folder / "report" if len(loaded) == 1 else Path("report"))
-    page = report.write(loaded, place, targets)
+    page = writing.write(loaded, place, targets)
     if as_json:
         files = sorted(str(path) for path in page.parent.iterdir() if path.suffix in (".html", ".md", ".csv", ".png"))
         click.echo(json.dumps({"page": str(page), "files": files, "runs": [str(r.folder) for r in loaded]}))
@@ -67,7 +68,7 @@ def _serve(
     import json
 
     from difnet.errors import ConfigError
-    from difnet.serving import serve
+    from difnet.report.web_server import serve
 
     if output is not None:
         raise ConfigError("--serve writes nothing, so --output has no meaning beside it; leave one of the two out")

@@ -4,12 +4,13 @@ from typing import Any
 
 import click
 
-from difnet.cli import screen, words
+from difnet.cli import options
+from difnet.screen import terminal
 
 
 @click.command()
 @click.argument("ready_made", required=False, metavar="[NAME]")
-@words.shared
+@options.shared
 @click.option("--simulator", help="exact (the bits of launch) or batched (faster; many agents, GPU).  [exact]")
 def command(ready_made: str | None, **given: Any) -> int:
     """Run the recursion of a whole network in one process, with the same words as launch.
@@ -24,7 +25,7 @@ def command(ready_made: str | None, **given: Any) -> int:
       difnet simulate --topology paper6 --strategy centralised --json
     """
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
-    config = words.read(given, ready_made)
-    from difnet.simulator import simulate
+    config = options.read(given, ready_made)
+    from difnet.runtime.simulation import simulate
 
-    return screen.follow(simulate, shown, config)
+    return terminal.follow(simulate, shown, config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from difnet.cli.screen import print_table
+from difnet.screen.terminal import print_table
 
 if TYPE_CHECKING:
     from difnet.topology import Topology
@@ -81,7 +81,7 @@ def show(spec: str, output: str | None, weights: str | None, agents: int | None,
     else:
         _print_facts(topology, facts)
     if output:
-        from difnet.drawing import save_picture
+        from difnet.report.network_drawing import save_picture
 
         try:
             save_picture(topology, output)
@@ -127,8 +127,8 @@ def weights(spec: str, matrix: str | None, as_json: bool) -> None:
       difnet topology weights paper6
       difnet topology weights paper6 --matrix metropolis > A.csv
     """
-    from difnet import mixing
     from difnet.errors import TopologyError
+    from difnet.maths import mixing
     from difnet.topology import load
 
     if matrix:
@@ -157,7 +157,7 @@ def weights(spec: str, matrix: str | None, as_json: bool) -> None:
 
 
 def _mixing_facts(A: Any) -> dict[str, Any]:
-    from difnet import mixing
+    from difnet.maths import mixing
 
     rate = mixing.mixing_rate(A)
     rounds = mixing.iterations_at(rate)
@@ -170,7 +170,7 @@ def _mixing_facts(A: Any) -> dict[str, Any]:
 
 def _facts(topology: Topology) -> dict[str, Any]:
     """Everything `show` says; these names are for scripts."""
-    from difnet import mixing
+    from difnet.maths import mixing
 
     degrees = [len(topology.hears(k)) for k in range(topology.agents)]
     return {

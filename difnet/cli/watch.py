@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from difnet.cli import screen
+from difnet.screen import terminal
 
 if TYPE_CHECKING:
-    from difnet.events import Event, RunEnded
+    from difnet.record.events import Event, RunEnded
 
 
 class Silent(Exception):
@@ -38,7 +38,7 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
       difnet watch runs/2026-11-20_14-00-22_ring40_dif-maml_s0
       difnet watch latest --json
     """
-    from difnet import runs
+    from difnet.record import run as runs
 
     folder = runs.resolve(run, home)
     try:
@@ -47,7 +47,7 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
         elif (folder / "run.json").is_file():
             ended = _show_finished(folder)
         else:
-            with screen.Screen(partial(screen.print_line, err=False)) as shown:
+            with terminal.Screen(partial(terminal.print_line, err=False)) as shown:
                 for event in _patient(folder, patience):
                     shown.show(event)
             ended = shown.view.ended
@@ -58,17 +58,17 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
         click.echo(f"difnet: stopped watching; the run goes on. Again: difnet watch {folder}", err=True)
         ctx.exit(130)
     if ended and not as_json:
-        from difnet.plain import summary_table
+        from difnet.screen.lines import summary_table
 
-        screen.console().print(summary_table(ended.summary))
+        terminal.console().print(summary_table(ended.summary))
     if ended and ended.state == "failed":
         ctx.exit(1)
 
 
 def _patient(folder: Path, patience: float) -> "Iterator[Event | None]":
     """The run's events, until it ends or has been silent for `patience` seconds; raises Silent then."""
-    from difnet import runs
-    from difnet.readable import time_text
+    from difnet.record import run as runs
+    from difnet.record.formatting import time_text
 
     path = folder / "events.jsonl"
     last = time.monotonic() - (max(time.time() - path.stat().st_mtime, 0) if path.is_file() else 0)
@@ -87,21 +87,21 @@ def _patient(folder: Path, patience: float) -> "Iterator[Event | None]":
 
 
 def _show_finished(folder: Path) -> "RunEnded":
-    from difnet import runs
-    from difnet.dashboard import View, render, update
-    from difnet.events import RunEnded
+    from difnet.record import run as runs
+    from difnet.record.events import RunEnded
+    from difnet.screen.dashboard import View, render, update
 
     run, view = runs.load(folder), View()
     for event in run.events:
         view = update(view, event)
     ended = view.ended or RunEnded(run.state, run.summary)
-    console = screen.console()
+    console = terminal.console()
     console.print(render(view._replace(ended=ended), console.width, max(min(console.height - 1, 40), 20)))
     return ended
 
 
 def _print_json(folder: Path, patience: float) -> "RunEnded | None":
-    from difnet.events import RunEnded
+    from difnet.record.events import RunEnded
 
     for event in _patient(folder, patience):
         if event is not None:

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from difnet.data import Array
-from difnet.engine import cache_folder
 from difnet.errors import EnvironmentLacks
-from difnet.lifetime import owned, sweep
+from difnet.system.folders import cache_folder
+from difnet.system.lifetime import owned, sweep
 
 VERSION = 1
 READING = "reading-"

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from difnet.data.progress import progress
 from difnet.data.sources import File, Source
 from difnet.errors import DataError, EnvironmentLacks
+from difnet.system.progress import progress
 
 DEADLINE_S = 30.0
 PIECE = 2**18

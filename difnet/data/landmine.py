@@ -11,8 +11,8 @@ import numpy as np
 from difnet.data import Array, Table
 from difnet.data.cache import Writer, kept
 from difnet.data.home import find
-from difnet.data.progress import progress
 from difnet.errors import DataError, EnvironmentLacks
+from difnet.system.progress import progress
 
 FILE, FEATURES = "LandmineData.mat", 9
 REMEDY = "`difnet data check` compares it with what its owner published, `difnet data get landmine` fetches it anew"

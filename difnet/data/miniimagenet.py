@@ -14,9 +14,9 @@ from difnet.data import Table
 from difnet.data.cache import Writer, kept
 from difnet.data.home import find
 from difnet.data.images import Picture, decode, shelf
-from difnet.data.progress import progress
 from difnet.data.rows import table
 from difnet.errors import DataError, EnvironmentLacks
+from difnet.system.progress import progress
 
 PARTS = ("train", "val", "test")
 SIZE = 84

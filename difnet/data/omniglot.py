@@ -12,8 +12,8 @@ import numpy as np
 from difnet.data import Table
 from difnet.data.cache import Writer, kept
 from difnet.data.images import Picture, decode, pictures
-from difnet.data.progress import progress
 from difnet.errors import DataError, EnvironmentLacks
+from difnet.system.progress import progress
 
 SETS = ("images_background", "images_evaluation")
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from difnet.data import Array, Table
 from difnet.data.cache import Writer, kept
-from difnet.data.progress import progress
 from difnet.data.rows import Row, table
 from difnet.errors import ConfigError, DataError, EnvironmentLacks
+from difnet.system.progress import progress
 
 RATINGS = ("ratings.csv", "ratings.csv.gz", "ratings.dat", "u.data")
 FILMS = ("movies.csv", "movies.csv.gz", "movies.dat")

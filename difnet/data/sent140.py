@@ -16,9 +16,9 @@ import numpy as np
 
 from difnet.data import Array, Table, leaf
 from difnet.data.cache import Writer, kept
-from difnet.data.progress import progress
 from difnet.data.stream import REMEDY, lines
 from difnet.errors import DataError, EnvironmentLacks
+from difnet.system.progress import progress
 
 LENGTH = 25  # words of a tweet
 PADDING, UNKNOWN, RESERVED = 0, 1, 2  # word numbers; from RESERVED on they are those of the vocabulary

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, cast
 
-from difnet.data.progress import progress
 from difnet.errors import DataError, EnvironmentLacks
+from difnet.system.progress import progress
 
 PIECE = 2**16
 REMEDY = "`difnet data check` compares it with what its owner published; fetch it anew"

@@ -12,14 +12,14 @@ from typing import Self
 
 import psutil
 
-from difnet.addresses import endpoint_of, parse
-from difnet.asking import Answer, ask
 from difnet.config import RunConfig
-from difnet.energy import machine
 from difnet.errors import EnvironmentLacks
-from difnet.lifetime import die_with_parent, owned, sweep
+from difnet.exchange.addresses import endpoint_of, parse
 from difnet.places import Contract
-from difnet.places._composing import DOCKERFILE, IMAGE, Network, started
+from difnet.places._compose_file import DOCKERFILE, IMAGE, Network, started
+from difnet.system.energy import machine
+from difnet.system.lifetime import die_with_parent, owned, sweep
+from difnet.system.programs import Answer, ask
 
 FOLDER = "difnet-compose-"
 LABEL = "difnet.launcher"  # of a network: which process made it, on which machine

@@ -3,8 +3,8 @@
 import os
 from typing import Self
 
-from difnet.addresses import endpoint_of, own, parse
 from difnet.config import RunConfig
+from difnet.exchange.addresses import endpoint_of, own, parse
 from difnet.places import Contract, divide, spell
 
 LISTEN = "tcp://0.0.0.0:5600"

@@ -11,8 +11,8 @@ from typing import Self
 
 from difnet.config import RunConfig
 from difnet.errors import EnvironmentLacks
-from difnet.lifetime import owned, sweep
 from difnet.places import Contract, spell
+from difnet.system.lifetime import owned, sweep
 
 STOP_S = 8.0
 MEETING_PLACE = "difnet-"

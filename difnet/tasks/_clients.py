@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 
 from difnet.data import Array, Indices, Table
 from difnet.errors import ConfigError
-from difnet.evaluate import share_predicted
-from difnet.federation import cut, deal, divide, pick
+from difnet.maths.evaluate import share_predicted
+from difnet.maths.federation import cut, deal, divide, pick
+from difnet.maths.partitions import partition_labels
+from difnet.maths.seeding import data_generator
 from difnet.meta import Batch, Tasks
-from difnet.partitions import partition_labels
-from difnet.seeding import data_generator
 
 MOST_CLASSES, MOST_NAMED = 100, 20_000  # in a manifest: classes that are counted, clients that are named
 PIECE = 2**14  # rows that are looked up at a time

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from difnet.data import Array, Indices, Table
 from difnet.errors import ConfigError
-from difnet.evaluate import share_predicted
-from difnet.federation import deal, pick
+from difnet.maths.evaluate import share_predicted
+from difnet.maths.federation import deal, pick
 from difnet.meta import Batch, Tasks
 
 UNSEEN = ("validation", "test")

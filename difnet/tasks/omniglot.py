@@ -10,7 +10,7 @@ from difnet.data import Array, Indices
 from difnet.data import omniglot as files
 from difnet.data.home import folder
 from difnet.errors import ConfigError
-from difnet.seeding import data_generator
+from difnet.maths.seeding import data_generator
 from difnet.tasks._episodes import Episodes, episodes_of
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from difnet.baselines import most_frequently_used, most_recently_used, naive_bayes, top
 from difnet.data import Array
 from difnet.data import ratings as files
 from difnet.data.home import folder
+from difnet.maths.baselines import most_frequently_used, most_recently_used, naive_bayes, top
 from difnet.meta import Tasks
 from difnet.tasks._clients import Clients, Division, clients_of, tensors
 

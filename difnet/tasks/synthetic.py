@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from difnet.errors import ConfigError
-from difnet.federation import Indices, cut, deal, divide
-from difnet.seeding import data_generator
+from difnet.maths.federation import Indices, cut, deal, divide
+from difnet.maths.seeding import data_generator
 from difnet.tasks._clients import Clients, tensors
 
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from difnet.events import (
+from difnet.record.events import (
     AgentLost,
     Evaluated,
     Event,

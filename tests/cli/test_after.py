@@ -16,17 +16,17 @@ from safetensors.torch import load_file
 
 import difnet
 from difnet.cli import main
-from difnet.evaluate import share_predicted
-from difnet.flat import flatten
+from difnet.maths.evaluate import share_predicted
+from difnet.maths.flat import flatten
 from difnet.meta import Tasks
-from difnet.runs import same_bits
+from difnet.record.run import same_bits
 
 SHORT = {"engine": "eager", "eval_tasks": 4, "eval_steps": [1, 3], "eval_every": 50, "tasks": 2, "shots": 5}
 Difnet = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> difnet.runs.Run:
+def trained(tmp_path_factory) -> difnet.record.run.Run:
     """One short run on sinusoids; nobody writes into its folder."""
     folder = tmp_path_factory.mktemp("runs")
     return difnet.simulate("ring6", iterations=30, test_tasks=20, runs=str(folder), name="trained", **SHORT)
@@ -47,7 +47,7 @@ def command(monkeypatch, capsys, tmp_path) -> Difnet:
     return run
 
 
-def scores(run: difnet.runs.Run, model: str = "launch model") -> dict[tuple[int, str], list[float]]:
+def scores(run: difnet.record.run.Run, model: str = "launch model") -> dict[tuple[int, str], list[float]]:
     """The rows of test.csv, read again: (steps, figure) -> its values, task by task."""
     with (run.folder / "test.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["model"] == model]

@@ -14,7 +14,7 @@ import pytest
 from difnet import catalog, cli
 from difnet.data.sources import SOURCES, Count, File, Reading, Source
 from difnet.errors import RunFolderError
-from difnet.holdings import Holding, bars, classes_of, holdings, picture, rows
+from difnet.report.partition import Holding, bars, classes_of, holdings, picture, rows
 from tests.data.serving import serving
 
 

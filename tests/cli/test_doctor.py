@@ -19,9 +19,9 @@ import pytest
 import torch
 import zmq
 
-from difnet import doctor, needs
-from difnet.asking import ask
-from difnet.energy import POWERCAP
+from difnet.doctor import capacity, examination
+from difnet.system.energy import POWERCAP
+from difnet.system.programs import ask
 from difnet.topology import load
 from tests.conftest import DEADLINE_S, agents_of, environment, events, until
 
@@ -142,14 +142,14 @@ def test_two_agents_run_and_leave_nothing(difnet, tmp_path):
 
 def test_two_agents_that_cannot_run_say_why(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    state, seen, remedy = doctor.two_agents(("--task", "nonsense"))
+    state, seen, remedy = examination.two_agents(("--task", "nonsense"))
     assert state == "fail" and "no task called 'nonsense'" in seen and "difnet launch" in remedy
 
 
 def test_two_agents_that_take_too_long_are_ended(monkeypatch, tmp_path):
     """Nothing of them is left, which the fixture of every test looks for."""
     monkeypatch.chdir(tmp_path)
-    state, seen, _ = doctor.two_agents(("--iterations", "1000000", "--engine", "eager"), timeout_s=2.0)
+    state, seen, _ = examination.two_agents(("--iterations", "1000000", "--engine", "eager"), timeout_s=2.0)
     assert (state, seen) == ("fail", "two agents did not run: no answer within 2 s")
 
 
@@ -163,7 +163,7 @@ def test_real_processes_take_what_is_planned_and_not_much_less(running, tmp_path
     They are allowed no more descriptors than that.
     """
     topology = load(network)
-    planned = needs.descriptors_for(topology, topology.agents)
+    planned = capacity.descriptors_for(topology, topology.agents)
     most = max(planned.values())
     launcher = running("launch", "--topology", network, "--iterations", "1000000", "--engine", "eager", "--quiet")
     resource.prlimit(launcher.pid, resource.RLIMIT_NOFILE, (most, most))
@@ -178,23 +178,23 @@ def test_real_processes_take_what_is_planned_and_not_much_less(running, tmp_path
     launcher.wait(60)
     taken = {"launcher": descriptors[launcher.pid], "host": descriptors[host.pid],
              list(planned)[2]: max(descriptors[pid] for pid in agents.values())}  # fmt: skip
-    assert all(taken[name] <= planned[name] <= taken[name] + needs.SPARE_DESCRIPTORS + 2 for name in planned), taken
-    assert threads <= needs.tasks_for(topology.agents) <= threads + 4
-    assert needs.bytes_for(topology.agents) / 2 <= memory <= needs.bytes_for(topology.agents)
+    assert all(taken[name] <= planned[name] <= taken[name] + capacity.SPARE_DESCRIPTORS + 2 for name in planned), taken
+    assert threads <= capacity.tasks_for(topology.agents) <= threads + 4
+    assert capacity.bytes_for(topology.agents) / 2 <= memory <= capacity.bytes_for(topology.agents)
 
 
 def test_the_busiest_agent_is_who_dials_most():
     """In a ring the higher number dials the lower; in a star the rim dials the hub, who then only accepts."""
-    assert needs.links(load("cycle_graph(n=4)")) == {0: (2, 0), 1: (1, 1), 2: (1, 1), 3: (0, 2)}
-    assert needs.links(load("star_graph(n=3)")) == {0: (3, 0), 1: (0, 1), 2: (0, 1), 3: (0, 1)}
+    assert capacity.links(load("cycle_graph(n=4)")) == {0: (2, 0), 1: (1, 1), 2: (1, 1), 3: (0, 2)}
+    assert capacity.links(load("star_graph(n=3)")) == {0: (3, 0), 1: (0, 1), 2: (0, 1), 3: (0, 1)}
 
 
 def test_more_neighbours_than_zeromq_can_dial_fail_whatever_the_limit():
     """How many it can is tried out: sockets with monitors until there is no more room."""
     with zmq.Context() as context:
         context.socket(zmq.ROUTER).close(0)
-        assert (context.get(zmq.MAX_SOCKETS) - 1) // 3 == needs.MOST_DIALLED
-    state, seen, remedy = doctor.descriptors(load("complete_graph(n=345)"), 345, 10**6)
+        assert (context.get(zmq.MAX_SOCKETS) - 1) // 3 == capacity.MOST_DIALLED
+    state, seen, remedy = examination.descriptors(load("complete_graph(n=345)"), 345, 10**6)
     assert state == "fail" and "344 neighbours" in seen and "smaller degree" in remedy
 
 
@@ -205,7 +205,7 @@ def test_more_neighbours_than_zeromq_can_dial_fail_whatever_the_limit():
     ids=["just enough", "just too little", "plenty", "nothing"],
 )  # fmt: skip
 def test_ten_agents_take_four_hundred_and_ten_times_twenty_four_mebibytes(available, state, words):
-    found = doctor.memory(10, available)
+    found = examination.memory(10, available)
     assert found.state == state and words in found.remedy
 
 
@@ -216,7 +216,7 @@ def test_ten_agents_take_four_hundred_and_ten_times_twenty_four_mebibytes(availa
     ids=["no limit", "just enough", "the user's", "the group's", "the tighter"],
 )  # fmt: skip
 def test_ten_agents_are_sixty_eight_threads(of_user, of_group, state, remedy):
-    found = doctor.processes(10, of_user, of_group)
+    found = examination.processes(10, of_user, of_group)
     assert found.state == state and remedy in found.remedy
 
 
@@ -235,44 +235,44 @@ def test_the_tightest_of_nested_control_groups_counts(tmp_path):
     two.write_text("0::/outer/inner\n")
     one.write_text("8:pids:/one/gone\n4:memory:/\n0::/\n")
     free.write_text("0::/\n")
-    assert needs.left_in_control_groups("memory", two, tmp_path) == 500
-    assert needs.left_in_control_groups("pids", two, tmp_path) == 42
-    assert needs.left_in_control_groups("pids", one, tmp_path) == 29
-    assert needs.left_in_control_groups("memory", free, tmp_path) is None
-    assert needs.left_in_control_groups("memory", tmp_path / "no such file", tmp_path) is None
+    assert capacity.left_in_control_groups("memory", two, tmp_path) == 500
+    assert capacity.left_in_control_groups("pids", two, tmp_path) == 42
+    assert capacity.left_in_control_groups("pids", one, tmp_path) == 29
+    assert capacity.left_in_control_groups("memory", free, tmp_path) is None
+    assert capacity.left_in_control_groups("memory", tmp_path / "no such file", tmp_path) is None
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be a user without other processes")
 def test_a_further_process_of_the_user_leaves_room_for_one_less():
     """Of the limit of a user who is not root."""
     with as_nobody():
-        before, _ = needs.tasks_left()
+        before, _ = capacity.tasks_left()
         further = subprocess.Popen(["sleep", "60"])
-        after, _ = needs.tasks_left()
+        after, _ = capacity.tasks_left()
     further.kill()
     further.wait()
     if before is None:
         pytest.skip("users have no limit here; ulimit -u 10000 sets one")
     assert before - after == 1
-    assert needs.tasks_left()[0] is None
+    assert capacity.tasks_left()[0] is None
 
 
 # what makes it fast, and what measures it
 
 
 def test_a_torch_outside_the_bounds_fails():
-    found = doctor.torch_here("torch<=1.13,>=1.0")
+    found = examination.torch_here("torch<=1.13,>=1.0")
     assert found.state == "fail" and "torch<=1.13,>=1.0" in found.remedy
 
 
 def test_the_bounds_are_those_of_the_project():
     """As `pyproject.toml` has them, in whatever order the installed package lists them."""
-    assert {*doctor.requirement("torch").removeprefix("torch").split(",")} == {">=2.6", "<=2.13.0"}
+    assert {*examination.requirement("torch").removeprefix("torch").split(",")} == {">=2.6", "<=2.13.0"}
 
 
 def test_a_compiler_that_does_not_work_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(scripts(tmp_path / "bin", cxx="echo broken >&2; exit 1") / "cxx"))
-    found = doctor.compiler()
+    found = examination.compiler()
     assert found.state == "warn" and "broken" in found.seen and "g++" in found.remedy
 
 
@@ -292,12 +292,12 @@ def test_counters_that_root_alone_may_read_are_told_with_what_root_can_do(tmp_pa
         if os.stat(folder).st_uid == os.getuid() and folder != Path("/tmp"):
             folder.chmod(0o755)
     with as_nobody():
-        found = doctor.powercap(tmp_path)
+        found = examination.powercap(tmp_path)
     assert found.state == "warn" and "no permission" in found.seen and "chmod a+r" in found.remedy
 
 
 def test_counters_that_can_be_read_are_named(tmp_path):
-    found = doctor.powercap(tmp_path, read=lambda root: ({"package 0": None, "DRAM 0": None}, {}))
+    found = examination.powercap(tmp_path, read=lambda root: ({"package 0": None, "DRAM 0": None}, {}))
     assert found == ("ok", "RAPL counts package 0, DRAM 0", "")
 
 
@@ -307,10 +307,10 @@ def test_a_folder_mounted_over_the_counters_masks_them(tmp_path):
         "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
         "96 22 0:52 / /sys/devices/virtual/powercap ro,relatime - tmpfs tmpfs ro,inode64\n"
     )
-    found = doctor.powercap(Path(POWERCAP), lambda root: ({}, {}), tmp_path / "mountinfo")
+    found = examination.powercap(Path(POWERCAP), lambda root: ({}, {}), tmp_path / "mountinfo")
     assert found.state == "warn" and "masked" in found.seen
     (tmp_path / "mountinfo").write_text("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
-    found = doctor.powercap(Path(POWERCAP), lambda root: ({}, {}), tmp_path / "mountinfo")
+    found = examination.powercap(Path(POWERCAP), lambda root: ({}, {}), tmp_path / "mountinfo")
     assert found.state == "ok" and "no RAPL" in found.seen and "10 W" in found.seen
 
 
@@ -334,13 +334,13 @@ def test_a_folder_mounted_over_the_counters_masks_them(tmp_path):
 def test_docker_is_told_as_it_is(monkeypatch, tmp_path, programs, state, seen):
     """A daemon that hangs, in a process of the program's own, costs no more than the deadline and leaves nothing."""
     monkeypatch.setenv("PATH", str(scripts(tmp_path / "bin", **programs)))
-    found = doctor.docker(partial(ask, timeout_s=0.3 if state == "warn" else 10.0))
+    found = examination.docker(partial(ask, timeout_s=0.3 if state == "warn" else 10.0))
     assert (found.state, found.seen) == (state, seen)
     assert bool(found.remedy) == (state == "warn")
 
 
 def test_a_program_that_does_not_heed_the_first_signal_is_killed(monkeypatch, tmp_path):
-    monkeypatch.setattr("difnet.asking.GRACE_S", 0.2)
+    monkeypatch.setattr("difnet.system.programs.GRACE_S", 0.2)
     program = scripts(tmp_path / "bin", deaf="trap '' TERM\nwhile :; do /bin/sleep 0.1; done") / "deaf"
     assert ask([str(program)], timeout_s=0.3).status is None
 
@@ -356,32 +356,32 @@ def test_a_folder_of_somebody_elses_cannot_be_written_to(tmp_path):
     """Neither one that may be looked at, nor one inside a folder that may not."""
     (tmp_path / "theirs").mkdir(mode=0o500)
     with as_nobody():
-        found = doctor.folder(tmp_path / "theirs/inside/runs", "fail", "run elsewhere")
+        found = examination.folder(tmp_path / "theirs/inside/runs", "fail", "run elsewhere")
     assert found.state == "fail" and "Permission denied" in found.seen and "run elsewhere" in found.remedy
-    assert doctor.refusal(tmp_path / "ours/inside") == ""
+    assert examination.refusal(tmp_path / "ours/inside") == ""
 
 
 def test_a_disk_that_is_nearly_full_warns_and_one_that_is_full_fails(monkeypatch, tmp_path):
     for free, state in ((2 * 2**30, "ok"), (2**29, "warn"), (10**6, "fail")):
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path, usage=usage: usage)
-        assert doctor.folder(tmp_path, "fail", "").state == state
+        monkeypatch.setattr(examination.shutil, "disk_usage", lambda path, usage=usage: usage)
+        assert examination.folder(tmp_path, "fail", "").state == state
 
 
 def test_a_temporary_folder_with_too_long_a_name_for_sockets_fails(monkeypatch, tmp_path):
     """The system's own bound, and a name that is one byte too long for it."""
-    assert doctor.SOCKET_PATH_BYTES == zmq.IPC_PATH_MAX_LEN
+    assert examination.SOCKET_PATH_BYTES == zmq.IPC_PATH_MAX_LEN
     most = zmq.IPC_PATH_MAX_LEN - len("/difnet-4194304-abcdefgh/registry")
     inside = Path(os.environ["TMPDIR"])  # a short name, which the test tidies up
     for length, state in ((most, "ok"), (most + 1, "fail")):
         folder = inside / "x".ljust(length - len(str(inside)) - 1, "x")
         folder.mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(folder))
-        found = doctor.temporary()
+        found = examination.temporary()
         folder.rmdir()
         assert found.state == state, found
 
 
 def test_a_check_that_fails_itself_is_a_warning():
-    found = doctor.looked_at(lambda: math.sqrt("no number"))
+    found = examination.looked_at(lambda: math.sqrt("no number"))
     assert found.state == "warn" and "TypeError" in found.seen and found.remedy

@@ -14,14 +14,15 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from difnet import plots, report, runs
 from difnet.cli import group
-from difnet.dashboard import View, render, theory_lines, update
 from difnet.errors import RunFolderError
-from difnet.events import AgentLost, Event, NeighbourLost, Note, Pulse, RunEnded, RunStarted, Validated
-from difnet.experiments import grouped
-from difnet.plain import plain_line, summary_table
-from difnet.readable import log_chart, promised
+from difnet.record import run as runs
+from difnet.record.events import AgentLost, Event, NeighbourLost, Note, Pulse, RunEnded, RunStarted, Validated
+from difnet.record.formatting import log_chart, promised
+from difnet.report import plots, writing
+from difnet.report.experiments import grouped
+from difnet.screen.dashboard import View, render, theory_lines, update
+from difnet.screen.lines import plain_line, summary_table
 from tests.cli import fake_run
 
 
@@ -59,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report.write([runs.load(folder) for folder in sorted(home.iterdir())], tmp_path_factory.mktemp("report"))
+    return writing.write([runs.load(folder) for folder in sorted(home.iterdir())], tmp_path_factory.mktemp("report"))
 
 
 # The screen

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from difnet import comparisons, plots, report, runs, tables
 from difnet.cli import group
-from difnet.costs import Target
 from difnet.errors import ConfigError, RunFolderError
-from difnet.events import LAUNCH_MODEL, LOCAL_AVERAGE, Ready
-from difnet.experiments import common_target, grouped
-from difnet.page import Picture
-from difnet.runs import Run
+from difnet.record import run as runs
+from difnet.record.costs import Target
+from difnet.record.events import LAUNCH_MODEL, LOCAL_AVERAGE, Ready
+from difnet.record.run import Run
+from difnet.report import comparison_plots, plots, tables, writing
+from difnet.report.experiments import common_target, grouped
+from difnet.report.page import Picture
 from tests.cli import fake_run
 from tests.cli.fake_run import Kind
 
@@ -65,7 +66,7 @@ def rows_of(run: Run, model: str, steps: str) -> list[dict[str, str]]:
 
 
 def remarks(folder_runs: list[Run]) -> str:
-    return " ".join(report._missing(folder_runs))
+    return " ".join(writing._missing(folder_runs))
 
 
 # Folder and labels
@@ -114,7 +115,7 @@ def test_the_scores_of_a_torn_run_come_from_its_events(clients):
 
 
 def test_the_bars_are_the_mean_cost_at_the_first_validation_that_reached_the_target(clients):
-    page = comparisons.costs(clients, EASY)
+    page = comparison_plots.costs(clients, EASY)
     spent = [run.validations[first_with(run, EASY.value)].spent for run in clients]
     for ax, name in zip(page.axes, ("payload_bytes", "flops"), strict=True):
         means = [statistics.fmean(one[name] for one in each) for each in (spent[:3], spent[3:])]
@@ -133,7 +134,7 @@ def test_the_table_of_costs_tells_mean_and_deviation_of_the_rounds(clients):
 def test_a_target_out_of_reach_is_said_to_be(clients):
     assert {row[1] for row in tables.cost_to_reach(clients, HARD).rows} == {"not reached"}
     with pytest.raises(RunFolderError, match=r"no run reached accuracy ≥ 0\.999 after 10 inner steps"):
-        comparisons.costs(clients, HARD)
+        comparison_plots.costs(clients, HARD)
 
 
 def test_a_target_that_some_seeds_reached_tells_how_many(clients):
@@ -141,7 +142,7 @@ def test_a_target_that_some_seeds_reached_tells_how_many(clients):
     best = [max(v.accuracy["10"]["mean"] for v in run.validations) for run in clients[:3]]
     target = Target("accuracy", "10", sorted(best)[1])
     assert tables.cost_to_reach(clients[:3], target).rows[0][1].endswith("(2 of 3 reached it)")
-    words = [text.get_text() for text in comparisons.costs(clients, target).axes[0].texts]
+    words = [text.get_text() for text in comparison_plots.costs(clients, target).axes[0].texts]
     assert words[0].endswith(", 2 of 3 seeds") and "seeds" not in words[1]
 
 
@@ -169,7 +170,7 @@ def test_runs_without_a_validation_in_common_have_no_target(networks):
 
 
 def test_the_runs_own_target_is_the_one_told(offline):
-    text = " ".join(str(block) for section in report.compose(offline) for block in section.blocks)
+    text = " ".join(str(block) for section in writing.compose(offline) for block in section.blocks)
     assert "loss ≤ 0.001 after the most inner steps" in text and "None was asked for" not in text
 
 
@@ -177,7 +178,7 @@ def test_the_runs_own_target_is_the_one_told(offline):
 
 
 def test_the_distribution_counts_the_test_tasks_of_all_seeds(clients):
-    page = comparisons.distribution(clients)
+    page = comparison_plots.distribution(clients)
     assert [ax.get_title(loc="left") for ax in page.axes] == [
         "Test accuracy after 1 inner step", "Test accuracy after 10 inner steps",
     ]  # fmt: skip
@@ -195,7 +196,7 @@ def test_the_average_of_the_local_models_is_a_dashed_line_drawn_once(offline, tm
         (offline, [f"{LOCAL_AVERAGE} (meta-backward, star4)", f"{LOCAL_AVERAGE} (iMAML-50-500, star4)"]),
         ([offline[0], _with_scores_of(twin, offline[0])], [LOCAL_AVERAGE]),
     ):
-        lines = comparisons.distribution(shown).axes[0].lines
+        lines = comparison_plots.distribution(shown).axes[0].lines
         assert [line.get_label() for line in lines if line.get_linestyle() == "--"] == names
         assert len(lines) == 2 + len(names)
 
@@ -206,7 +207,7 @@ def _with_scores_of(run: Run, other: Run) -> Run:
 
 
 def test_time_and_energy_are_those_of_the_last_validation(clients):
-    left, right = comparisons.time_and_energy(clients).axes
+    left, right = comparison_plots.time_and_energy(clients).axes
     for ax, names in ((left, ("cpu_s", "communication_s")), (right, ("joules", "communication_joules"))):
         expected = [statistics.fmean(run.validations[-1].spent[name] for run in group)
                     for name in names for group in (clients[:3], clients[3:])]  # fmt: skip
@@ -216,12 +217,12 @@ def test_time_and_energy_are_those_of_the_last_validation(clients):
 
 
 def test_figures_of_one_size_are_drawn_on_a_plain_axis_from_zero(clients):
-    ax = comparisons.costs(clients, EASY).axes[0]
+    ax = comparison_plots.costs(clients, EASY).axes[0]
     assert ax.get_xscale() == "linear" and ax.get_xlim()[0] == 0
 
 
 def test_the_density_of_clients_is_one_for_each_method_and_holds_all_its_clients(clients):
-    (ax,) = comparisons.client_density(clients).axes
+    (ax,) = comparison_plots.client_density(clients).axes
     assert [line.get_label() for line in ax.lines] == ["fedavg, star6 (3 seeds)", "fedmeta meta-sgd, star6 (3 seeds)"]
     for line in ax.lines:
         x, y = line.get_data()
@@ -230,7 +231,7 @@ def test_the_density_of_clients_is_one_for_each_method_and_holds_all_its_clients
 
 
 def test_runs_that_were_not_tested_have_no_distribution_and_no_density(networks):
-    for draw in (comparisons.distribution, comparisons.client_density):
+    for draw in (comparison_plots.distribution, comparison_plots.client_density):
         with pytest.raises(RunFolderError, match=r"no test\.csv"):
             draw(networks)
     assert "not tested" in remarks(networks)
@@ -275,7 +276,7 @@ def test_both_models_have_a_table_where_both_were_tested(clients, offline):
 
 
 def test_clients_csv_holds_every_score_of_every_run(clients, tmp_path):
-    report.write(clients[2:4], tmp_path)
+    writing.write(clients[2:4], tmp_path)
     with (tmp_path / "clients.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == sum(len(run.scores) for run in clients[2:4])
@@ -285,7 +286,7 @@ def test_clients_csv_holds_every_score_of_every_run(clients, tmp_path):
 
 
 def test_a_report_of_servers_speaks_of_no_agreement(clients):
-    sections = {section.title: section.blocks for section in report.compose(clients, [EASY])}
+    sections = {section.title: section.blocks for section in writing.compose(clients, [EASY])}
     files = [block.file for block in sections["Pictures"] if isinstance(block, Picture)]
     assert files == ["validation.png", "validation-accuracy.png", "distribution.png", "density.png", "time-energy.png",
                      "network-1.png"]  # fmt: skip
@@ -309,14 +310,14 @@ def test_what_a_server_went_without_is_remarked(clients, offline):
 
 def test_the_page_escapes_what_a_run_is_called(tmp_path):
     folder = fake_run.write(tmp_path / "sly", 6, iterations=100, run="<script>alert(1)</script>")
-    page = report.write([runs.load(folder)], tmp_path / "report")
+    page = writing.write([runs.load(folder)], tmp_path / "report")
     assert "<script" not in page.read_text() and "&lt;script&gt;alert(1)" in page.read_text()
     assert "<script" not in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_an_unfinished_run_gets_a_report_that_admits_it(tmp_path):
     fake_run.write_events(tmp_path / "torn", list(fake_run.events(6, iterations=100))[:3])
-    text = report.write([runs.load(tmp_path / "torn")], tmp_path / "report").read_text()
+    text = writing.write([runs.load(tmp_path / "torn")], tmp_path / "report").read_text()
     for words in ("unfinished; the figures", "picture is missing", "the folder has no config.toml",
                   "no validation in common"):  # fmt: skip
         assert words in text, words

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from difnet.plain import plain_line
+from difnet.screen.lines import plain_line
 from tests.cli import fake_run
 from tests.conftest import environment, until
 
 PROGRAM = """
 import sys
-from difnet.cli import screen
+from difnet.screen import terminal
 from difnet.errors import ConfigError
 from tests.cli import fake_run
 
@@ -33,7 +33,7 @@ def run(config, listen):
         listen(event)
     return event.summary
 
-sys.exit(screen.follow(run, {"print_config": False, "quiet": False, "as_json": False}, None))
+sys.exit(terminal.follow(run, {"print_config": False, "quiet": False, "as_json": False}, None))
 """
 EVENTS = list(fake_run.events(6, iterations=100))
 SAID = [line for event in EVENTS if (line := plain_line(event)) is not None]

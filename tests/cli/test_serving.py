@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import pytest
 
-from difnet import report, serving
 from difnet.errors import ConfigError, EnvironmentLacks
-from difnet.serving import PAGE, Maker, Shown
+from difnet.report import web_server, writing
+from difnet.report.web_server import PAGE, Maker, Shown
 from tests.cli import fake_run
 from tests.conftest import until
 
@@ -60,7 +60,7 @@ def port() -> Iterator[int]:
 @contextmanager
 def answering(maker: object) -> Iterator[int]:
     """The port of a server in this process that shows what a maker has."""
-    with serving.listening("127.0.0.1", 0, maker) as server, server.answering():  # type: ignore[arg-type]
+    with web_server.listening("127.0.0.1", 0, maker) as server, server.answering():  # type: ignore[arg-type]
         yield server.server_address[1]
 
 
@@ -100,21 +100,21 @@ def test_only_get_and_head_are_answered(port, method):
 def test_a_request_that_is_too_long_is_refused(port):
     with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as client:
         start = b"GET / HTTP/1.1\r\nX: "
-        client.sendall(start + b"x" * (serving.HEAD_BYTES + 1 - len(start)))
+        client.sendall(start + b"x" * (web_server.HEAD_BYTES + 1 - len(start)))
         assert client.recv(100).startswith(b"HTTP/1.0 431")
     assert ask(port).status == 200
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost:"], ids=["silent", "half a request"])
 def test_clients_that_say_too_little_are_let_go_and_others_are_answered(port, monkeypatch, said):
-    monkeypatch.setattr(serving, "READ_S", 0.2)
-    rude = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(serving.CLIENTS + 4)]
+    monkeypatch.setattr(web_server, "READ_S", 0.2)
+    rude = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(web_server.CLIENTS + 4)]
     try:
         for client in rude:
             client.sendall(said)
         assert ask(port).status == 200
         assert [client.recv(1) for client in rude] == [b""] * len(rude)
-        assert threading.active_count() < serving.CLIENTS
+        assert threading.active_count() < web_server.CLIENTS
     finally:
         for client in rude:
             client.close()
@@ -190,7 +190,7 @@ def test_a_slow_drawing_keeps_nobody_waiting(tmp_path, monkeypatch):
         drawing.set()
         go_on.wait(30)
 
-    monkeypatch.setattr(report, "write", slow)
+    monkeypatch.setattr(writing, "write", slow)
     maker = Maker(["one"], str(tmp_path), [])
     looking = threading.Thread(target=maker.look)
     with answering(maker) as port:
@@ -209,16 +209,16 @@ def test_a_slow_drawing_keeps_nobody_waiting(tmp_path, monkeypatch):
 @pytest.mark.parametrize("at", ["", "x", "70000", "host:", "::1:80", "a b:80", "http://x:80", "-1"])
 def test_a_wrong_address_is_refused(at):
     with pytest.raises(ConfigError, match="HOST:PORT"):
-        serving.parse(at)
+        web_server.parse(at)
 
 
 def test_a_port_in_use_and_a_foreign_address_cost_one_line_that_helps():
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         taken = other.getsockname()[1]
         with pytest.raises(EnvironmentLacks, match=f"port {taken} is in use by another program; end .* or 0 for any"):
-            serving.listening("127.0.0.1", taken, SimpleNamespace())  # type: ignore[arg-type]
+            web_server.listening("127.0.0.1", taken, SimpleNamespace())  # type: ignore[arg-type]
     with pytest.raises(EnvironmentLacks, match=r"no address of this machine; 127\.0\.0\.1 is for this machine"):
-        serving.listening("192.0.2.1", 0, SimpleNamespace())  # type: ignore[arg-type]
+        web_server.listening("192.0.2.1", 0, SimpleNamespace())  # type: ignore[arg-type]
 
 
 # The command

@@ -67,7 +67,7 @@ def test_show_draws_a_picture(difnet, tmp_path):
 
 def test_agents_are_coloured_by_their_distance_to_the_centroid():
     figure = pytest.importorskip("matplotlib.figure").Figure()
-    from difnet.drawing import draw_network
+    from difnet.report.network_drawing import draw_network
 
     for distances in (np.geomspace(1e-6, 1, 6), np.zeros(6)):
         draw_network(ax := figure.add_subplot(), topology.load("paper6"), distances)

@@ -13,7 +13,7 @@ from torch.func import grad
 
 from difnet import catalog
 from difnet.config import Choice, load
-from difnet.flat import FlatModel, flatten
+from difnet.maths.flat import FlatModel, flatten
 from difnet.meta import Tasks
 from difnet.topology import load as load_topology
 from difnet.workload import build

@@ -13,11 +13,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from difnet import catalog, config, places
 from difnet.algorithms import Algorithm, State
 from difnet.errors import ConfigError
-from difnet.flat import FlatModel, flatten
+from difnet.maths.flat import FlatModel, flatten
+from difnet.maths.optimizers import OPTIMIZERS
 from difnet.meta import Tasks
-from difnet.optimizers import OPTIMIZERS
-from difnet.steps import flat_adapt
 from difnet.workload import TaskStream, build
+from difnet.workload.kernels import flat_adapt
 from tests import miniature
 
 AGENTS = 4

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from difnet.engine import cache_folder
 from difnet.errors import DataError
+from difnet.system.folders import cache_folder
 
 
 def entries() -> set[str]:

@@ -12,9 +12,9 @@ import pytest
 
 from difnet.data.checks import PART, WHOLE, check, look
 from difnet.data.fetch import fetch, forms, known
-from difnet.data.progress import heard_by
 from difnet.data.sources import SOURCES, Archive, File, Source, source
 from difnet.errors import ConfigError, DataError, EnvironmentLacks
+from difnet.system.progress import heard_by
 from tests.data.serving import Server, serving
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

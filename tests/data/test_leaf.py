@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from difnet.data import leaf
-from difnet.data.progress import heard_by
 from difnet.errors import DataError, EnvironmentLacks
+from difnet.system.progress import heard_by
 from difnet.tasks.femnist import femnist
 
 PAPER = [1.0] * 784

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from difnet import catalog
-from difnet.baselines import most_recently_used, naive_bayes, top
 from difnet.data.ratings import read
 from difnet.errors import ConfigError, EnvironmentLacks
+from difnet.maths.baselines import most_recently_used, naive_bayes, top
 from difnet.meta import Tasks
 from difnet.tasks.recommendation import features, recommendation
 from tests.data.files import gz, refused, scrambled, zipped

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from difnet.energy import Meter, passed_uj
+from difnet.system.energy import Meter, passed_uj
 from tests.conftest import environment
 
 RANGE_UJ = 65_532_610_987  # a common one
@@ -41,7 +41,7 @@ if redirect:
     builtins.open = lambda path, *rest, **words: plain_open(moved(path), *rest, **words)
     os.path.exists = lambda path: plain_exists(moved(path))
 
-from difnet.energy import Meter
+from difnet.system.energy import Meter
 
 children = {}
 

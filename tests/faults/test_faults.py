@@ -138,7 +138,7 @@ def test_an_error_in_a_users_own_task_is_shown_with_its_last_lines(difnet, tmp_p
 def test_a_second_agent_of_the_same_number_is_refused(tmp_path):
     """The registry names the agent that is there already; a message without the token is not even read."""
     from difnet.errors import DifnetError
-    from difnet.registry import Control, Registry
+    from difnet.exchange.registry import Control, Registry
 
     with Registry("tcp://127.0.0.1:*", "secret", {0: [1], 1: [0]}) as registry:
         with Control(registry.endpoint, "secret") as first, Control(registry.endpoint, "secret") as second:

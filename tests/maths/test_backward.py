@@ -12,9 +12,9 @@ from torch.nn.functional import mse_loss
 
 from difnet.algorithms import Algorithm, State
 from difnet.algorithms.meta_backward import meta_backward
-from difnet.backward import ascend, multiplier, project, radii
 from difnet.errors import ConfigError
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
+from difnet.maths.meta_backward import ascend, multiplier, project, radii
 from difnet.meta import Tasks
 
 inf = math.inf

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from difnet.channel import Upload, charge, rate_bits_per_s, upload
 from difnet.config import Channel
+from difnet.maths.channel import Upload, charge, rate_bits_per_s, upload
 
 PAPER = Channel()
 

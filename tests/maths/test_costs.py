@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from difnet.config import Channel
-from difnet.costs import Target, spent, to_reach
 from difnet.errors import ConfigError
-from difnet.events import Validated
+from difnet.record.costs import Target, spent, to_reach
+from difnet.record.events import Validated
 
 # P / (N0 B) = 1, so R = B: a message of 100 values of 10 bits takes 1 s and 3 J
 CHANNEL = Channel(bandwidth_hz=1000, power_w=3, noise_w_per_hz=3e-3, bits=10)

@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from difnet import agent, config, simulator, topology
+from difnet import agent, config, topology
 from difnet.algorithms import State
 from difnet.algorithms.dif_maml import dif_maml
-from difnet.events import Finished
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
+from difnet.maths.mixing import column, disagreement, mix_all, mixing_rate, perron, slots
 from difnet.meta import Tasks, maml
-from difnet.mixing import column, disagreement, mix_all, mixing_rate, perron, slots
-from difnet.simulator import Simulation, batched, exact, mixing_of, stacked
-from difnet.steps import compile_steps
+from difnet.record.events import Finished
+from difnet.runtime import simulation
+from difnet.runtime.simulation import Simulation, batched, exact, mixing_of, stacked
 from difnet.workload import TaskStream, Workload, build
+from difnet.workload.kernels import compile_steps
 
 # --- two runtimes, one recursion -----------------------------------------------------------------------------------
 
@@ -426,7 +427,7 @@ def test_the_exact_simulator_ends_in_the_bits_of_the_agents(settings):
 @pytest.mark.parametrize(("dtype", "tolerance", "together"), [("float32", 1e-5, 64), ("float64", 1e-10, 4)])
 def test_the_batched_simulator_differs_in_the_last_bits_alone(dtype, tolerance, together, monkeypatch):
     """Also where the last block of agents overlaps the one before."""
-    monkeypatch.setattr(simulator, "MOST_TOGETHER", together)
+    monkeypatch.setattr(simulation, "MOST_TOGETHER", together)
     workload, network = sinusoids(dtype=dtype, optimizer="adam"), topology.load("paper6")
     steps = compile_steps(workload, print)
     one = run_simulator(workload, steps, network, exact(workload, steps))
@@ -441,7 +442,7 @@ def test_asynchronous_rounds_without_staleness_are_synchronous_rounds(spec):
     network = topology.load(spec)
     sync, lagging, prompt = (config.RunConfig(topology=spec, mode=mode, staleness=staleness)
                              for mode, staleness in (("sync", 0), ("async", 3), ("async", 0)))  # fmt: skip
-    mixes = [simulator.mixing_of(c, network) for c in (sync, prompt, lagging)]
+    mixes = [simulation.mixing_of(c, network) for c in (sync, prompt, lagging)]
     orbits = []
     for mixed in mixes:
         W, orbit = numbers(6, 9).float(), []

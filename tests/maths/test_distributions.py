@@ -6,7 +6,7 @@ from statistics import NormalDist, stdev
 import numpy as np
 import pytest
 
-from difnet.distributions import bandwidth, cdf, density
+from difnet.maths.distributions import bandwidth, cdf, density
 
 rng = np.random.default_rng(20_261)
 

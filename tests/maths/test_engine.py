@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from difnet import engine
-from difnet.engine import count_flops, prepare
 from difnet.errors import EnvironmentLacks
+from difnet.workload import engine
+from difnet.workload.engine import count_flops, prepare
 
 
 def curved(inputs: list[Tensor]) -> list[Tensor]:

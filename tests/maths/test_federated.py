@@ -21,9 +21,9 @@ from difnet.algorithms.fedmeta import INNER, fedmeta
 from difnet.algorithms.fedprox import fedprox
 from difnet.algorithms.per_fedavg import per_fedavg
 from difnet.errors import ConfigError
-from difnet.flat import FlatModel
+from difnet.maths.flat import FlatModel
+from difnet.maths.optimizers import OPTIMIZERS
 from difnet.meta import Tasks, difference_product, hessian_product
-from difnet.optimizers import OPTIMIZERS
 from tests.maths.test_directions import by_autograd
 from tests.maths.test_meta import M, T, apart, least_squares, numbers, points, regressions, smooth_net, unrolled
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difnet.errors import ConfigError
-from difnet.federation import choose, cut, deal, divide, pick, weighted_mean
+from difnet.maths.federation import choose, cut, deal, divide, pick, weighted_mean
 
 seeds = st.integers(0, 2**32)
 

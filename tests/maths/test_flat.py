@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from difnet.errors import ConfigError
-from difnet.flat import FlatModel, flatten
+from difnet.maths.flat import FlatModel, flatten
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from torch.nn.functional import mse_loss
 from difnet.algorithms import State
 from difnet.algorithms.imaml import imaml as factory
 from difnet.errors import ConfigError
-from difnet.flat import FlatModel, flatten
-from difnet.implicit import conjugate_gradient, imaml, proximal
+from difnet.maths.flat import FlatModel, flatten
+from difnet.maths.implicit import conjugate_gradient, imaml, proximal
 from difnet.meta import Tasks, fit, maml
 
 T, M = 3, 4

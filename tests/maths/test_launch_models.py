@@ -10,14 +10,14 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from torch import nn
 
+from difnet.after_training.export import export, write_whole
+from difnet.after_training.personalisation import fit, write
 from difnet.config import load
 from difnet.errors import ConfigError, DataError, DifnetError, Diverged, EnvironmentLacks, RunFolderError
-from difnet.export import export, write_whole
-from difnet.flat import FlatModel
 from difnet.launch_models import read
+from difnet.maths.flat import FlatModel
 from difnet.models.conv4 import conv4
 from difnet.models.mlp import mlp
-from difnet.personal import fit, write
 from difnet.workload import build
 
 MLP = {"name": "mlp", "options": {"hidden": [5]}}

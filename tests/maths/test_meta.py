@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from difnet.algorithms.dif_maml import dif_maml
 from difnet.errors import ConfigError
-from difnet.evaluate import evaluate
-from difnet.flat import FlatModel, flatten
+from difnet.maths.evaluate import evaluate
+from difnet.maths.flat import FlatModel, flatten
 from difnet.meta import Tasks, fit, hessian_product, maml, reptile
 from difnet.tasks.sinusoid import sinusoid
 

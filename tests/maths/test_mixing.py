@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from pytest import approx
 
-from difnet import mixing, spectra
 from difnet.errors import TopologyError
-from difnet.mixing import (
+from difnet.maths import mixing, spectra
+from difnet.maths.mixing import (
     averaging,
     best_constant,
     check,

@@ -7,7 +7,7 @@ from torch.func import grad
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from difnet.flat import FlatModel, flatten
+from difnet.maths.flat import FlatModel, flatten
 from difnet.meta import Tasks, in_turn, maml
 from difnet.models._recurrent import LSTM
 from difnet.models.char_lstm import char_lstm

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from difnet.optimizers import OPTIMIZERS, Optimizer, adagrad, adam, clipped, momentum, sgd, yogi
+from difnet.maths.optimizers import OPTIMIZERS, Optimizer, adagrad, adam, clipped, momentum, sgd, yogi
 
 STEPS, M = 50, 17
 

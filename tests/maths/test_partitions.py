@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difnet.errors import ConfigError
-from difnet.partitions import partition_labels
+from difnet.maths.partitions import partition_labels
 
 MADE = ("class", "shards", "dirichlet", "iid")
 

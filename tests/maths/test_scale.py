@@ -13,9 +13,9 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from difnet import wire
-from difnet.mixing import mix_all, mixing_rate, slots
-from difnet.process import links_of
+from difnet.exchange import wire
+from difnet.maths.mixing import mix_all, mixing_rate, slots
+from difnet.runtime.agent_process import links_of
 from difnet.topology import load
 from tests.conftest import REPOSITORY, environment
 

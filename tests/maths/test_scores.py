@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from difnet.scores import accuracy_scores, interval, loss_scores, student
+from difnet.maths.scores import accuracy_scores, interval, loss_scores, student
 
 results = st.lists(st.floats(0, 1), min_size=2, max_size=60)
 

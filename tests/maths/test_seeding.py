@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from difnet import config
-from difnet.seeding import NETWORK, Purpose, generator
+from difnet.maths.seeding import NETWORK, Purpose, generator
 from difnet.workload import TaskStream, build
 
 MASK = 2**64 - 1
@@ -50,7 +50,7 @@ def test_what_was_drawn_before_does_not_matter():
 
 
 def test_another_process_draws_the_same():
-    program = ("import json; from difnet.seeding import *;"
+    program = ("import json; from difnet.maths.seeding import *;"
                "print(json.dumps(generator(3, Purpose.VALIDATE, 5, 9).standard_normal(20).tolist()))")  # fmt: skip
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(there.stdout) == generator(3, Purpose.VALIDATE, 5, 9).standard_normal(20).tolist()

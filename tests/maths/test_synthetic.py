@@ -7,7 +7,7 @@ from torch.func import grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from difnet.errors import ConfigError
-from difnet.flat import FlatModel, flatten
+from difnet.maths.flat import FlatModel, flatten
 from difnet.meta import Tasks, maml
 from difnet.models.logistic import logistic
 from difnet.tasks.synthetic import blend, law, sample, shared_law, synthetic

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from difnet.addresses import advertised, numeric, own, parse, reach
-from difnet.children import Children
-from difnet.energy import Meters, machine
 from difnet.errors import DifnetError, EnvironmentLacks
-from difnet.links import Identity, Link, Patience
-from difnet.registry import Control, Registry
-from difnet.transport import Transport
+from difnet.exchange.addresses import advertised, numeric, own, parse, reach
+from difnet.exchange.links import Identity, Link, Patience
+from difnet.exchange.registry import Control, Registry
+from difnet.exchange.transport import Transport
+from difnet.runtime.child_processes import Children
+from difnet.system.energy import Meters, machine
 from difnet.version import __version__
 from tests.conftest import events, until
 
@@ -162,7 +162,7 @@ def test_a_neighbours_name_is_looked_up_again_at_every_redial(monkeypatch):
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer, 0))]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr("difnet.transport.REDIAL_S", 0.2)
+    monkeypatch.setattr("difnet.exchange.transport.REDIAL_S", 0.2)
     identity = [Identity(k, 0, "run", "graph", "weights", "model", "float32", 3) for k in (0, 1)]
     with (Transport(identity[0], [Link(1, False, True, True)], patience=Patience()) as listener,
           Transport(identity[1], [Link(0, True, True, True)], patience=Patience()) as dialler):  # fmt: skip

@@ -10,9 +10,9 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from difnet import runs
 from difnet.config import load
-from difnet.simulator import simulate
+from difnet.record import run as runs
+from difnet.runtime.simulation import simulate
 
 SMALL = ("--iterations", "30", "--tasks", "2", "--eval-every", "15", "--eval-tasks", "8", "--engine", "eager")
 
@@ -138,9 +138,9 @@ def test_agents_in_the_foreground_join_a_network(tmp_path):
     import sys
 
     from difnet import __version__
-    from difnet.events import KINDS
-    from difnet.launcher import hashes
-    from difnet.registry import Registry
+    from difnet.exchange.registry import Registry
+    from difnet.record.events import KINDS
+    from difnet.runtime.launcher import hashes
     from difnet.topology import load as load_topology
     from tests.conftest import environment
 

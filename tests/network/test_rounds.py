@@ -12,15 +12,16 @@ import pytest
 import torch
 import zmq
 
-from difnet import agent, wire
+from difnet import agent
 from difnet.algorithms import Server as Step
 from difnet.algorithms import State
 from difnet.config import Server
 from difnet.errors import DifnetError
-from difnet.hub import Call, Client, Hub
-from difnet.links import Link
-from difnet.rounds import Rounds
-from difnet.transport import Patience, Transport
+from difnet.exchange import wire
+from difnet.exchange.links import Link
+from difnet.exchange.transport import Patience, Transport
+from difnet.runtime.star import Call, Client, Hub
+from difnet.workload.server_rounds import Rounds
 from tests.conftest import until
 from tests.network.test_transport import IDENTITY, Fake, M
 

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from difnet.cli import main
 from difnet.config import load
-from difnet.machine import process_for_tensors
-from difnet.simulator import simulate
+from difnet.runtime.simulation import simulate
+from difnet.system.machine import process_for_tensors
 from difnet.workload import TaskStream, Workload, build
 from tests.conftest import Result, events
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import zmq
 
-from difnet import wire
 from difnet.errors import DifnetError, Diverged
-from difnet.links import Link
-from difnet.sockets import DIALLING, LISTENING, Sockets, options
-from difnet.transport import Identity, Patience, Transport
+from difnet.exchange import wire
+from difnet.exchange.links import Link
+from difnet.exchange.sockets import DIALLING, LISTENING, Sockets, options
+from difnet.exchange.transport import Identity, Patience, Transport
 from tests.conftest import until
 
 M = 5

@@ -19,9 +19,9 @@ from typing import IO
 
 import pytest
 
-from difnet.engine import cache_folder
 from difnet.errors import EnvironmentLacks
-from difnet.lifetime import die_with_parent
+from difnet.system.folders import cache_folder
+from difnet.system.lifetime import die_with_parent
 from tests.conftest import REPOSITORY, until
 from tests.places.engine import SEARCHED, Engine
 from tests.places.engine import engine as private_engine

@@ -17,7 +17,7 @@ from threading import Event
 
 import psutil
 
-from difnet.lifetime import die_with_parent
+from difnet.system.lifetime import die_with_parent
 
 CGROUPS = Path("/sys/fs/cgroup")
 LAST_LINES = 12

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from difnet.errors import EnvironmentLacks
-from difnet.lifetime import die_with_parent
+from difnet.system.lifetime import die_with_parent
 from tests.conftest import environment, until
 
 NET = "10.77.0"

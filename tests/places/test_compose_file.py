@@ -242,7 +242,7 @@ def test_a_token_reaches_the_hosts_as_it_is_whatever_it_consists_of() -> None:
     """Compose replaces $VARIABLES, and takes $$ for one dollar."""
     from difnet.config import load
     from difnet.places import Contract
-    from difnet.places._composing import network, started
+    from difnet.places._compose_file import network, started
 
     text = started(network(load(settings={"topology": "ring6"})), Contract("a", "tcp://10.0.0.1:5600", 'x$Y"{#'), "net")
     told = read(text)["services"]["agent-5"]["environment"]

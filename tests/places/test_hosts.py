@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from difnet import runs
 from difnet.errors import EnvironmentLacks
+from difnet.record import run as runs
 from tests.conftest import events, until
 from tests.places.machines import Machine, machines
 

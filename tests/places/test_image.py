@@ -68,7 +68,7 @@ print(json.dumps({
     "folders": [f for f in ("torch/lib", "torch/test", "torch/include") if (site / f).exists()],
     "kept": [str(path) for top in ("/opt", "/tmp", "/home", "/runs", "/build") for path in Path(top).rglob("*")
              if path.suffix in (".whl", ".pyi") or path.name in ("pip", "tests") or path.parts[1] == "build"],
-    "uncompiled": [f for f in ("torch", "sympy", "networkx", "difnet", "matplotlib.figure", "difnet.host")
+    "uncompiled": [f for f in ("torch", "sympy", "networkx", "difnet", "matplotlib.figure", "difnet.runtime.host")
                    if not compiled(Path(importlib.util.find_spec(f).origin))],
 }))"""
     found = json.loads(confined(engine, image, "python3", "-c", look))

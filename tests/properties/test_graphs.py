@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from difnet import mixing, spectra
+from difnet.maths import mixing, spectra
 from difnet.topology import Topology
 
 

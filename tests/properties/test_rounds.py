@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from difnet.config import Server
 from difnet.errors import ConfigError
-from difnet.rounds import Rounds
+from difnet.workload.server_rounds import Rounds
 
 K_MOST = 12
 

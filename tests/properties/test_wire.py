@@ -7,10 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from difnet import wire
 from difnet.errors import WireError
-from difnet.links import Link
-from difnet.wire import DTYPES, HEADER_LIMIT, Header, is_finite, pack, read_state, unpack
+from difnet.exchange import wire
+from difnet.exchange.links import Link
+from difnet.exchange.wire import DTYPES, HEADER_LIMIT, Header, is_finite, pack, read_state, unpack
 
 NATURAL = st.integers(0, 2**63 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=100)

@@ -1,0 +1,146 @@
+"""How does a trained launch model do on tasks that it has never seen, beside what was not trained?
+
+The tasks may be the run's own test tasks or others: of another family, of data that lies elsewhere, more of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difnet import config
+from difnet.errors import ConfigError
+from difnet.launch_models import LaunchModel
+from difnet.maths.evaluate import weights
+from difnet.maths.flat import FlatModel
+from difnet.maths.scores import interval
+from difnet.meta import Batch, Tasks
+from difnet.record import run as runs
+from difnet.record.events import LAUNCH_MODEL
+from difnet.record.tally import Held
+from difnet.runtime.testing import score
+from difnet.system.machine import process_for_tensors
+from difnet.workload import Workload, build, make_algorithm
+
+UNTRAINED = "untrained"
+PARTS = ("test", "validation")
+
+
+@process_for_tensors()  # as a run tests, for the same bits
+def evaluate(
+    learnt: LaunchModel, *, part: str = "test", tasks: int = 600, steps: Sequence[int] = (1, 5, 10),
+    seed: int | None = None, inner_lr: float | None = None, task: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """A launch model fitted to unseen tasks by its own run's algorithm, and what stands beside it.
+
+    Beside it: the first launch model of the same run's seed, fitted alike, and the family's own baselines.
+
+    Args: `tasks`, how many; of a family that holds clients out, all of these are taken; `steps`, ascending numbers of
+        inner steps; `seed` of the tasks, the run's own unless given; `inner_lr`, in place of the run's; `task`, another
+        family; `settings`, other fields of the configuration, such as "task.ways".
+    Returns: a document for `--json`: "rows" has a row for each model and number of inner steps, and of each figure the
+        "mean" over tasks, the "half_width" of its 95 % confidence interval, and for clients, which differ in size, the
+        "micro" mean over all samples.
+    Raises: ConfigError, if tasks and model do not fit, or a word is wrong; EnvironmentLacks, if the data is not here.
+    """
+    workload = _workload(learnt, _config(learnt, tasks, steps, inner_lr, task, settings or {}))
+    first, trained = workload.first_state(workload.clients[0]).w, learnt.carried(workload.length, inner_lr)
+    if seed is not None:
+        workload = replace(workload, config=workload.config.model_copy(update={"seed": seed}))
+    unseen = _tasks(workload, part)
+    iteration = int(learnt.about["iteration"])
+    held = {LAUNCH_MODEL: Held(iteration, trained.numpy()), UNTRAINED: Held(0, first.cpu().numpy())}
+    clients = not isinstance(unseen, Tasks)
+    c = workload.config
+    return {
+        "launch_model": str(learnt.path), "iteration": iteration, "task": c.task.model_dump(),
+        "part": part, "tasks": len(weights(unseen)), "clients": clients, "seed": c.seed, "level": 0.95,
+        "inner_lr": "learnt" if len(trained) > len(learnt.w) else c.inner_lr,
+        "transductive": workload.model.is_transductive,
+        "rows": [*_rows(workload, held, unseen), *_baselines(workload, unseen)],
+    }  # fmt: skip
+
+
+def _config(
+    learnt: LaunchModel, tasks: int, steps: Sequence[int], inner_lr: float | None, task: str | None,
+    settings: Mapping[str, Any],
+) -> config.RunConfig:  # fmt: skip
+    """The run's configuration, as far as it says how a task is fitted and where unseen ones come from."""
+    told = learnt.settings()
+    if task is not None and task != told["task"]["name"]:
+        told["task"] = {"name": task}
+    asked = {"test_tasks": tasks, "eval_tasks": tasks, "eval_steps": list(steps), "tasks": 1}
+    rate = {} if inner_lr is None else {"inner_lr": inner_lr}
+    return config.load(settings={**told, **asked, **rate, **settings})
+
+
+def _workload(learnt: LaunchModel, asked: config.RunConfig) -> Workload:
+    """The workload on the run's own network; for other tasks, or where nothing is known of it, on the smallest."""
+    folder, own = learnt.path.parent, asked.task.name == learnt.about["task"]["name"]
+    if own and runs.is_run(folder):
+        run = runs.load(folder)
+        agents, hub = run.topology["agents"], run.ready.server if run.ready else None
+    else:
+        chosen = asked.algorithm
+        made = make_algorithm(asked, chosen.name, chosen.options, FlatModel(learnt.module()), lambda w, batch: w.sum())
+        clients = learnt.about["agents"] if own and made.server is None else 1
+        agents, hub = (2, 0) if made.server is not None else (clients, None)
+    workload = build(asked, agents, hub)
+    learnt.check_fits(workload.model.signature(), f"the model {workload.choice.name!r}")
+    return workload
+
+
+def _tasks(workload: Workload, part: str) -> Tasks | Sequence[Tasks]:
+    if part not in PARTS:
+        raise ConfigError(f"part is {part!r}; it must be {' or '.join(PARTS)}")
+    unseen = workload.test_tasks() if part == "test" else workload.validation_tasks()
+    if not len(weights(unseen)):
+        raise ConfigError(f"task {workload.config.task.name!r} holds no clients out for {part!r}; try another --part")
+    return unseen
+
+
+def _rows(workload: Workload, held: Mapping[str, Held], unseen: Tasks | Sequence[Tasks]) -> list[dict[str, Any]]:
+    more = getattr(workload.family, "metrics", {})
+    names = ["loss", *(["accuracy"] if hasattr(workload.family, "accuracy") else []), *more]
+
+    def measure(w: Tensor, batch: Batch) -> Tensor:
+        figures, prediction = workload.measure(w, batch), workload.model(workload.algorithm.model(w), batch[0])
+        return torch.cat([figures, *(metric(prediction, batch[1]).to(figures)[None] for metric in more.values())])
+
+    rows = []
+    for model, _, figures, samples in score(workload, held, unseen, measure if more else None):
+        sizes = None if isinstance(unseen, Tasks) else samples
+        for steps in (0, *workload.config.eval_steps):
+            columns = zip(names, figures[:, steps].T, strict=True)
+            rows.append({"model": model, "steps": steps, **{name: _figure(values, sizes) for name, values in columns}})
+    return rows
+
+
+def _baselines(workload: Workload, unseen: Tasks | Sequence[Tasks]) -> list[dict[str, Any]]:
+    """What the family predicts from a client's support set without any training."""
+    family, rows = workload.family, []
+    scored = {"accuracy": getattr(family, "accuracy", None), **getattr(family, "metrics", {})}
+    for name, predict in getattr(family, "baselines", {}).items():
+        told = [(predict(task), task.query[1]) for task in _one_by_one(unseen)]
+        sizes = None if isinstance(unseen, Tasks) else weights(unseen).numpy()
+        rows.append({"model": name, "steps": None, **{
+            figure: _figure(np.array([float(share(scores, targets)) for scores, targets in told]), sizes)
+            for figure, share in scored.items() if share is not None}})  # fmt: skip
+    return rows
+
+
+def _one_by_one(tasks: Tasks | Sequence[Tasks]) -> list[Tasks]:
+    if not isinstance(tasks, Tasks):
+        return list(tasks)
+    (sx, sy), (qx, qy) = tasks
+    return [Tasks((a, b), (c, d)) for a, b, c, d in zip(sx, sy, qx, qy, strict=True)]
+
+
+def _figure(values: np.ndarray, sizes: np.ndarray | None) -> dict[str, float | None]:
+    mean, half = interval(values)
+    micro = {} if sizes is None else {"micro": float(np.average(values, weights=sizes))}
+    return {"mean": mean, "half_width": half, **micro}

@@ -1,0 +1,1 @@
+"""What does this machine have that a run needs, what does it lack, and what would help?"""

@@ -1,0 +1,1 @@
+"""How do states and words travel?"""

@@ -1,0 +1,325 @@
+"""The control plane: it introduces agents to each other, starts them together, and then only listens.
+
+No state is ever exchanged through here. Agents and hosts talk to it; if it dies, they end or go on, they never wait for
+it without a deadline.
+
+    agent -> register {agent, incarnation, endpoint}     -> peers {neighbour: endpoint}
+    agent -> joined                                      -> go, when all have joined
+    agent -> event {…} + tensors                         -> (to the recorder)
+             stop                                        -> agent: at {iteration} -> until {iteration}
+    agent -> leave                                       -> left: all that it said is recorded
+    host  -> configuration? {agents, name, version}      -> run {…}, or refused {reason}
+             prepared {…}, beat {name, …} (-> beat), log {agent, text}, exited {agent, status, log_tail}
+             score {models} + tensors                    -> host: scored {…} + tensors
+"""
+
+import hmac
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import zmq
+
+from difnet.errors import ConfigError, EnvironmentLacks, WireError
+from difnet.exchange import wire
+from difnet.exchange.sockets import dual, readable
+from difnet.record import events
+
+STOP_ANSWER_S = 5.0
+FAREWELL_MS = 1000  # for the last words to hosts on other machines
+HOST_SILENCE_S = 15.0  # a host unheard for so long is not asked for anything
+
+
+class Message(NamedTuple):
+    """What somebody told the registry."""
+
+    sender: bytes
+    kind: str
+    body: dict[str, Any]
+    tensors: list[np.ndarray]
+
+
+@dataclass(slots=True)
+class HostSeen:
+    """A host as it told of itself."""
+
+    name: str
+    agents: list[int]
+    sender: bytes
+    heard_at: float
+    supervises: bool = False  # its agents are there
+
+    def is_silent(self) -> bool:
+        """Whether its beats have stopped."""
+        return self.supervises and time.monotonic() - self.heard_at > HOST_SILENCE_S
+
+
+class Registry:
+    """The launcher's end; use as a context manager.
+
+    `run` is what a host is told when it asks, its "run" and "version" among it.
+
+    Args: `token`, a secret that every message must carry; `neighbours`, agent -> whom it must be connected to.
+    Raises: EnvironmentLacks, if it cannot listen there.
+    """
+
+    def __init__(self, endpoint: str, token: str, neighbours: dict[int, list[int]]) -> None:
+        self.run: dict[str, Any] = {}
+        self._token, self._neighbours = token, neighbours
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.RCVHWM, 10_000)
+        self._router.setsockopt(zmq.MAXMSGSIZE, 2**31)
+        dual(self._router, endpoint)
+        try:
+            self._router.bind(endpoint)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise EnvironmentLacks(
+                f"cannot listen for agents at {endpoint}: {error.strerror.lower()}. Another launcher may be there, or "
+                f"this machine has no such address; give another one with --registry tcp://HOST:PORT"
+            ) from error
+        self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._agents: dict[int, bytes] = {}  # agent -> its connection
+        self._endpoints: dict[int, str] = {}
+        self._joined: set[int] = set()
+        self.hosts: dict[str, HostSeen] = {}  # by name
+        self._at: dict[int, int] = {}  # agent -> the iteration it was in when asked to stop
+        self._stopping_since: float | None = None
+        self.started = False
+        self.refused = 0
+
+    def __enter__(self) -> "Registry":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._context.destroy(linger=FAREWELL_MS)
+
+    @property
+    def registered(self) -> int:
+        """How many agents are known."""
+        return len(self._endpoints)
+
+    @property
+    def joined(self) -> int:
+        """How many agents are connected to all their neighbours."""
+        return len(self._joined)
+
+    def listen(self, timeout_s: float) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
+        """Serve what has arrived; yields (kind, body, tensors) of what is not the registry's own affair."""
+        if self._router.poll(int(timeout_s * 1000) + 1):
+            while readable(self._router):
+                try:
+                    message = self._read(self._router.recv_multipart())
+                    yield from self._serve(message)
+                except WireError:
+                    self.refused += 1
+        self._settle_stop()
+
+    def stop(self) -> None:
+        """Ask all agents to end after the same iteration."""
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            self._tell_agents("stop", {})
+
+    def score(self, models: dict[str, Any], tensors: Sequence[np.ndarray]) -> HostSeen | None:
+        """Ask a host that is there to test models, whose parameters are the tensors. Returns that host, if any."""
+        host = next((h for h in self.hosts.values() if h.supervises and not h.is_silent()), None)
+        if host is not None:
+            self._send(host.sender, "score", {"models": models}, tensors)
+        return host
+
+    def end(self) -> None:
+        """Tell the hosts that the run is over: they end whoever is left."""
+        for host in self.hosts.values():
+            self._send(host.sender, "end", {})
+
+    def forget(self, agent: int) -> None:
+        """An agent is gone for good: nobody waits for its answer any more."""
+        self._agents.pop(agent, None)
+
+    def _read(self, frames: list[bytes]) -> Message:
+        if len(frames) < 2:
+            raise WireError("a control message without a header")
+        kind, body, tensors = _read_message(frames[1:])
+        token = body.pop("token", "")
+        if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._token.encode()):
+            if kind == "configuration?":  # somebody who may have mistyped it waits for an answer
+                self._send(frames[0], "refused", {"reason": "the token is another one than this run's; "
+                                                  "set DIFNET_TOKEN to what the launcher told"})  # fmt: skip
+            raise WireError("a control message without this run's token")
+        if body.pop("of", self.run.get("run")) != self.run.get("run"):  # of one that had the same token
+            raise WireError("a control message of another run")
+        return Message(frames[0], kind, body, tensors)
+
+    def _serve(self, message: Message) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
+        sender, kind, body, tensors = message
+        if kind in events.KINDS and (agent := _natural(body, "agent")) in self._agents:
+            self._agents[agent] = sender  # its connection may be a new one
+        if kind == "configuration?":
+            self._introduce(sender, body)
+        elif kind == "beat":
+            if host := self.hosts.get(str(body.get("name"))):
+                host.sender, host.heard_at, host.supervises = sender, time.monotonic(), True
+                self._send(sender, "beat", {})
+                yield kind, body | {"agents": host.agents}, tensors
+        elif kind == "register":
+            self._register(sender, _natural(body, "agent"), str(body.get("endpoint", "")))
+        elif kind == "joined":
+            self._join(_natural(body, "agent"))
+        elif kind == "leave":
+            self._send(sender, "left", {})
+        elif kind == "at":
+            self._at[_natural(body, "agent")] = _natural(body, "iteration")
+        else:
+            yield kind, body, tensors
+
+    def _introduce(self, sender: bytes, body: dict[str, Any]) -> None:
+        """Tell a host what to run, or why it may not take part."""
+        name, agents, run = str(body.get("name")), body.get("agents"), self.run["run"]
+        if not isinstance(agents, list) or not all(type(k) is int for k in agents):
+            raise WireError("a host's agents are not a list of numbers")
+        elsewhere = {k: h.name for h in self.hosts.values() if h.name != name for k in h.agents}
+        last, wrong = len(self._neighbours) - 1, ""
+        if body.get("run") not in (None, run):
+            wrong = f"it serves run {run!r}, and this host was started for {body['run']!r}; leave --run-id away or wait"
+        elif body.get("version") != self.run["version"]:
+            wrong = (f"the launcher is difnet {self.run['version']}, this host is {body.get('version')}; install the "
+                     f"same version on both")  # fmt: skip
+        elif outside := sorted(set(agents) - self._neighbours.keys()):
+            wrong = f"there is no agent {outside[0]}: this run has agents 0 to {last}; give others with --agents"
+        elif here := sorted(self._endpoints.keys() & set(agents)):
+            wrong = f"agent {here[0]} takes part already, and one that has died cannot come back into the same run"
+        elif taken := sorted(elsewhere.keys() & set(agents)):
+            wrong = f"agent {taken[0]} is at host {elsewhere[taken[0]]!r} already; give others with --agents"
+        if wrong:
+            self._send(sender, "refused", {"reason": wrong})
+            return
+        self.hosts[name] = HostSeen(name, agents, sender, time.monotonic())
+        self._send(sender, "run", self.run)
+
+    def _register(self, sender: bytes, agent: int, endpoint: str) -> None:
+        if agent not in self._neighbours or agent in self._agents:
+            last = len(self._neighbours) - 1
+            taken = "it is registered already" if agent in self._agents else f"agents are 0 to {last}"
+            self._send(sender, "refused", {"reason": f"agent {agent}: {taken}"})
+            return
+        self._agents[agent], self._endpoints[agent] = sender, endpoint
+        if len(self._endpoints) == len(self._neighbours):
+            for k, neighbours in self._neighbours.items():
+                self._send(self._agents[k], "peers", {"endpoints": {str(l): self._endpoints[l] for l in neighbours}})
+
+    def _join(self, agent: int) -> None:
+        self._joined.add(agent)
+        if len(self._joined) == len(self._neighbours) and not self.started:
+            self.started = True
+            self._tell_agents("go", {})
+
+    def _settle_stop(self) -> None:
+        """Once every agent has said where it is (or had time to), all end after the furthest one's next iteration."""
+        if self._stopping_since is None or not self._at:
+            return
+        if self._at.keys() >= self._agents.keys() or time.monotonic() - self._stopping_since > STOP_ANSWER_S:
+            self._tell_agents("until", {"iteration": max(self._at.values()) + 1})
+            self._stopping_since = float("inf")
+
+    def _tell_agents(self, kind: str, body: dict[str, Any]) -> None:
+        for sender in self._agents.values():
+            self._send(sender, kind, body)
+
+    def _send(self, to: bytes, kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray] = ()) -> None:
+        try:
+            self._router.send_multipart([to, *_message(kind, body, tensors)], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            pass  # whoever it was has gone; who is gone is known from elsewhere
+
+
+def _message(kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray]) -> list[bytes]:
+    """A control message: its document, then the tensors, flat, whose types the document names."""
+    named = body | ({"dtypes": [t.dtype.name for t in tensors]} if tensors else {})
+    return [wire.pack_document(kind, named), *(t.tobytes() for t in tensors)]
+
+
+def _read_message(frames: list[bytes]) -> tuple[str, dict[str, Any], list[np.ndarray]]:
+    kind, body = wire.unpack_document(frames[0])
+    dtypes = body.pop("dtypes", [])
+    if not isinstance(dtypes, list) or len(dtypes) != len(frames) - 1:
+        raise WireError("a control message whose tensors are not as announced")
+    tensors = []
+    for name, frame in zip(dtypes, frames[1:], strict=True):
+        if name not in wire.DTYPES or len(frame) % wire.DTYPES[name].itemsize:
+            raise WireError("a tensor of unknown type or broken length")
+        tensors.append(np.frombuffer(frame, wire.DTYPES[name]))
+    return kind, body, tensors
+
+
+def _natural(body: dict[str, Any], name: str) -> int:
+    value = body.get(name)
+    if type(value) is not int or value < 0:
+        raise WireError(f"{name} is not a natural number")
+    return value
+
+
+class Control:
+    """An agent's or a host's end of the control plane; use as a context manager, from any thread.
+
+    Args: `endpoint`, with a number in it and no name; `run`, once it is known which one the token is for.
+    """
+
+    def __init__(self, endpoint: str, token: str, run: str | None = None) -> None:
+        self._token, self.run = token, run
+        self._lock = threading.Lock()  # a long step's helper thread reads it too
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 2000)
+        self.socket.setsockopt(zmq.SNDHWM, 10_000)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, 2**31)
+        dual(self.socket, endpoint)
+        self.socket.connect(endpoint)
+        self.endpoint = endpoint
+
+    def __enter__(self) -> "Control":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._context.destroy()  # each socket keeps its own linger
+
+    def say(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> bool:
+        """Tell the registry something without waiting; False if there is no room for it."""
+        known = {"token": self._token} | ({"of": self.run} if self.run else {})
+        message = _message(kind, {**body, **known}, tensors)
+        with self._lock:
+            try:
+                self.socket.send_multipart(message, zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+        return True
+
+    def hear(self, timeout_s: float) -> tuple[str, dict[str, Any]] | None:
+        """The next thing the registry says, or None if it says nothing for so long; `tensors` are in its body."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                if self.socket.poll(min(50, max(0, int(1000 * (deadline - time.monotonic()))))):
+                    kind, body, tensors = _read_message(self.socket.recv_multipart())
+                    return kind, body | ({"tensors": tensors} if tensors else {})
+            if time.monotonic() >= deadline:
+                return None
+
+    def expect(self, kind: str, timeout_s: float) -> dict[str, Any]:
+        """Wait for one kind of answer.
+
+        Raises: ConfigError, if the registry refuses; EnvironmentLacks, if it is silent for too long.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            heard = self.hear(left)
+            if heard and heard[0] == kind:
+                return heard[1]
+            if heard and heard[0] == "refused":
+                raise ConfigError(f"the registry refuses: {heard[1].get('reason')}")
+        raise EnvironmentLacks(f"no answer {kind!r} from the registry at {self.endpoint} in {timeout_s:.0f} s; is it a "
+                               f"launcher of this run that listens there?")  # fmt: skip

@@ -1,0 +1,341 @@
+"""Events -> the run's folder, as plain files; and on to whoever listens (a screen, a test).
+
+A record is one `os.write` to a file opened for appending, so that a killed process loses none that was made.
+"""
+
+import csv
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+
+from difnet.config import RunConfig
+from difnet.errors import ConfigError
+from difnet.maths.scores import accuracy_scores, loss_scores
+from difnet.record.costs import Target, spent
+from difnet.record.events import (
+    LAUNCH_MODEL,
+    LOCAL_AVERAGE,
+    AgentLost,
+    Edge,
+    Evaluated,
+    Event,
+    Finished,
+    Measured,
+    NeighbourLost,
+    Note,
+    Progress,
+    Ready,
+    RunEnded,
+    RunStarted,
+    Snapshot,
+    Tested,
+    TrainedAlone,
+    Validated,
+)  # fmt: skip
+from difnet.record.summary import Facts, busiest, summarise
+from difnet.record.tally import Gathering, Held
+from difnet.system.energy import Meters
+from difnet.topology import Topology
+
+
+class Scored(NamedTuple):
+    """A model's figures on each test task: after 0, 1, …, S inner steps."""
+
+    model: str
+    iteration: int
+    figures: np.ndarray  # (T, 1 + S, F): the loss, and the accuracy where there is one
+    samples: np.ndarray  # (T,): query samples of each task
+
+
+class Recorder:
+    """Writes one run. Its folder is complete after `finish`, and readable at any time before."""
+
+    def __init__(self, config: RunConfig, topology: Topology, command: str, listen: Callable[[Event], None]) -> None:
+        self.config, self.topology, self.command, self._listen = config, topology, command, listen
+        self.gathering = Gathering(topology.agents)
+        self.began, self.started_at = time.monotonic(), datetime.now(UTC)
+        self.facts: Facts | None = None  # known when the agents are ready
+        self._target = Target.parse(config.target) if config.target else None
+        self._at_target: dict[str, Any] | None = None
+        self._states: dict[int, np.ndarray] = {}
+        self._tested: list[Tested] = []
+        self.meters = Meters()
+        self.folder = make_folder(config, self.started_at)
+        self._write_description()
+
+    def start(self) -> None:
+        """Say what is about to run."""
+        c, t = self.config, self.topology
+        self.emit(RunStarted(
+            self.folder.name, self.command, str(self.folder), t.name, t.agents, len(t.edges), t.mixing_rate,
+            t.doubly_stochastic, c.strategy, c.algorithm.name, c.task.name, c.model.name if c.model else "",
+            c.iterations, c.outer_lr, c.seed, self.started_at.isoformat(timespec="seconds"),
+        ))  # fmt: skip
+
+    def emit(self, event: Event) -> None:
+        """Record a network-level event, and pass it on."""
+        append(self.folder / "events.jsonl", event.to_dict())
+        self._listen(event)
+
+    def note(self, text: str) -> None:
+        """Record something that a person wants to know."""
+        self.emit(Note(text, self.seconds()))
+
+    @property
+    def ready_s(self) -> float | None:
+        """How long the agents took to be ready; None as long as they are not."""
+        return self.facts.ready_s if self.facts else None
+
+    def seconds(self) -> float:
+        """Since the first iteration, or since the command began while there was none."""
+        return time.monotonic() - self.began - (self.ready_s or 0.0)
+
+    def ready(self, prepared: Mapping[str, Any]) -> None:
+        """Every agent is about to begin its first iteration.
+
+        Args: `prepared`, the fields of Facts that are known by then: all but how long it took.
+        """
+        f = self.facts = Facts(**prepared, ready_s=time.monotonic() - self.began)
+        self.gathering.server = f.server
+        if f.server is not None:
+            self.topology = self.topology.served()
+            self._write_topology()
+        for name, document in (("environment", f.environment), ("partition", f.manifest)):
+            if document is not None:
+                (self.folder / f"{name}.json").write_text(json.dumps(document, indent=2))
+        self.emit(Ready(f.ready_s, f.engine, f.parameters, f.server, self.topology.mixing_rate))
+
+    def pulse(self) -> None:
+        """Record how the network is doing."""
+        self._energy()  # a meter must be read before its counter wraps
+        self.emit(self.gathering.pulse(self.seconds()))
+
+    def record(self, event: Event, tensors: Sequence[np.ndarray] = ()) -> None:
+        """Take in what one agent said."""
+        g = self.gathering
+        if isinstance(event, Progress):
+            g.progressed(event)
+            append(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+        elif isinstance(event, Snapshot):
+            if isinstance(event, Evaluated):
+                append(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+            self._measured(g.measured(event, tensors[0], self.seconds()))
+        elif isinstance(event, NeighbourLost):
+            g.broken.append(event)
+            self.emit(event)
+        elif isinstance(event, TrainedAlone):
+            g.alone[event.agent] = event
+            append(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+        elif isinstance(event, Edge):
+            g.edges.append(event)
+        elif isinstance(event, Finished):
+            g.finished[event.agent] = event
+            self._save_state(event, tensors)
+
+    def log(self, agent: int, text: str) -> None:
+        """Keep what an agent's process printed."""
+        append_text(self.agent_folder(agent) / "log.txt", text)
+
+    def lose(self, agent: int, status: str, log_tail: str) -> None:
+        """An agent's process ended before the run did."""
+        g = self.gathering
+        g.lost.add(agent)
+        iteration = g.progress[agent].iteration if agent in g.progress else 0
+        self.emit(AgentLost(agent, status, iteration, log_tail))
+        self._measured(g.settle(self.seconds()))
+
+    @property
+    def target_reached(self) -> bool:
+        """Whether a validation has met --target."""
+        return self._at_target is not None
+
+    def models_to_test(self) -> dict[str, Held]:
+        """The launch model, and what it began as where it began as the average of local models."""
+        models = {LAUNCH_MODEL: held} if (held := self._launch_model()) else {}
+        return models | ({LOCAL_AVERAGE: self.gathering.first} if self.gathering.alone and self.gathering.first else {})
+
+    def score(self, scored: Sequence[Scored]) -> None:
+        """Record what the test tasks say, task by task in test.csv, and together."""
+        for model, iteration, figures, samples in scored:
+            steps = [str(n) for n in range(figures.shape[1])]
+            losses = {n: known(loss_scores(column)) for n, column in zip(steps, figures[:, :, 0].T, strict=True)}
+            accuracies = {} if figures.shape[2] == 1 else {
+                n: accuracy_scores(column, samples) for n, column in zip(steps, figures[:, :, 1].T, strict=True)}
+            self._tested.append(Tested(model, iteration, len(figures), losses, accuracies))
+            self.emit(self._tested[-1])
+        write_csv(self.folder / "test.csv", ("model", "task", "samples", "steps", "loss", "accuracy"), (
+            (model, task, int(samples[task]), n, *row, *[""] * (2 - len(row)))
+            for model, _, figures, samples in scored
+            for task, course in enumerate(figures.tolist()) for n, row in enumerate(course)
+        ))  # fmt: skip
+
+    def finish(self, state: str, reason: str = "") -> dict[str, Any]:
+        """Write what the run ended with. Returns the summary.
+
+        Args: `state` is "done", "stopped" or "failed".
+        """
+        g = self.gathering
+        seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
+        self.pulse()
+        self._save_launch_model()
+        self._write_edges()
+        target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
+        about = {"run": self.folder.name, "command": self.command, "state": state, "seconds": seconds,
+                 "folder": str(self.folder), "target": target}  # fmt: skip
+        told = summarise(about, self.config, self.topology, g, self.facts, self._tested, self._energy())
+        summary = known(told | ({"reason": reason} if reason else {}))
+        (self.folder / "run.json").write_text(json.dumps(summary, indent=2, allow_nan=False))
+        self.emit(RunEnded(state, summary))
+        return summary
+
+    def agent_folder(self, agent: int) -> Path:
+        """Where one agent's files lie."""
+        return self.folder / "agents" / f"{agent:03d}"
+
+    def _measured(self, measurements: Sequence[Measured]) -> None:
+        for event in measurements:
+            if isinstance(event, Validated):
+                event = self._with_costs(event)
+                if self._target and not self._at_target and self._target.reached(event):
+                    self._at_target = {"asked": str(self._target), "reached": True, "iteration": event.iteration,
+                                       **event.spent}  # fmt: skip
+            self.emit(event)
+
+    def _with_costs(self, event: Validated) -> Validated:
+        """The same, with everything that was spent so far."""
+        g, f = self.gathering, self.facts
+        told = {name: int(event.spent[name] or 0) for name in ("payload_bytes", "steps", "uploads")}
+        everything = spent(
+            **told, rounds=event.iteration + bool(g.alone), busiest=busiest(self.topology, g),
+            is_served=g.server is not None, flops_per_step=f.flops if f else None, values=f.length if f else 0,
+            channel=self.config.communication, energy=self._energy(), cpu_s=g.cpu_s, seconds=event.seconds,
+        )  # fmt: skip
+        return replace(event, spent=everything)
+
+    def _energy(self) -> dict[str, Any]:
+        return self.meters.so_far({k: p.cpu_s for k, p in self.gathering.progress.items()})
+
+    def _launch_model(self) -> Held | None:
+        """What the network has learnt: the centroid of the agents that ended well, or the hub's model; or the best.
+
+        Where nobody ended well, what the last validation saw.
+        """
+        g = self.gathering
+        if self.config.launch_model == "best" and g.best:
+            return g.best
+        ended = [k for k in g.holders if k in self._states and g.finished[k].state != "failed"]
+        if not ended:
+            return g.last
+        W = np.stack([self._states[k] for k in ended])
+        return Held(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype))
+
+    def _save_launch_model(self) -> None:
+        held, f, c = self._launch_model(), self.facts, self.config
+        if held is None or f is None:
+            return
+        learnt = {"w": held.w[: f.parameters]} | (
+            {"inner_lr": held.w[f.parameters :]} if len(held.w) > f.parameters else {})
+        about = {"task": c.task.model_dump(), "model": f.model, "algorithm": c.algorithm.model_dump(),
+                 "inner_lr": c.inner_lr, "inner_steps": c.inner_steps, "iteration": held.iteration,
+                 "agents": len(self.gathering.holders), "transductive": f.transductive,
+                 "parameters": f.pieces}  # fmt: skip
+        save(self.folder / "launch-model.safetensors", learnt, {name: json.dumps(x) for name, x in about.items()})
+
+    def _save_state(self, event: Finished, tensors: Sequence[np.ndarray]) -> None:
+        w, *slots = tensors
+        self._states[event.agent] = w
+        named = {"w": w, **{f"optimizer.{n}": slot for n, slot in enumerate(slots)}}
+        save(self.agent_folder(event.agent) / f"state-{event.iteration:06d}.safetensors", named,
+             {"iteration": str(event.iteration), "state": event.state})  # fmt: skip
+
+    def _write_description(self) -> None:
+        for k in range(self.topology.agents):
+            self.agent_folder(k).mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.toml").write_text(self.config.to_toml())
+        self._write_topology()
+
+    def _write_topology(self) -> None:
+        (self.folder / "topology.json").write_text(json.dumps(self.topology.to_dict()))
+
+    def _write_edges(self) -> None:
+        """What travelled over each edge, either way; wire bytes only where there was a wire."""
+        on_wire = self.command == "launch"
+        rows = sorted((e.agent, e.neighbour, e.payload_bytes, e.wire_bytes if on_wire else "", e.messages)
+                      for e in self.gathering.edges)  # fmt: skip
+        write_csv(self.folder / "edges.csv", ("from", "to", "payload_bytes", "wire_bytes", "messages"), rows)
+
+
+def make_folder(config: RunConfig, now: datetime) -> Path:
+    """A new folder for a run, and `latest` beside it pointing there.
+
+    Raises: ConfigError, if it cannot be written.
+    """
+    stem = config.topology if config.topology.replace("-", "").isalnum() else Path(config.topology).stem.split("(")[0]
+    name = config.name or f"{now:%Y-%m-%d_%H-%M-%S}_{stem}_{config.algorithm.name.rpartition(':')[2]}_s{config.seed}"
+    runs = Path(config.runs)
+    try:
+        folder = runs / name
+        if folder.exists():
+            folder = runs / f"{name}_{secrets.token_hex(2)}"
+        folder.mkdir(parents=True)
+        latest = runs / f".latest-{secrets.token_hex(4)}"
+        latest.symlink_to(folder.name)
+        latest.replace(runs / "latest")
+    except OSError as error:
+        raise ConfigError(f"cannot write runs to {runs.resolve()}: {error.strerror}; give another --runs") from error
+    return folder.resolve()
+
+
+def known(value: Any) -> Any:
+    """The same plain values, with None for every number that is not finite: JSON has no others, and unknown is null.
+
+    >>> known({"loss": [1.0, float("inf")], "agents": 6})
+    {'loss': [1.0, None], 'agents': 6}
+    """
+    if isinstance(value, dict):
+        return {name: known(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [known(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, if it has rows."""
+    rows = list(rows)
+    if rows:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([head, *rows])
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add one line of JSON to a file, in one write."""
+    append_text(path, json.dumps(known(record), allow_nan=False) + "\n")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to a file, in one write."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def save(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write tensors so that a reader finds either the whole file or none, also after a crash."""
+    scratch = path.with_name(f".{path.name}.part")
+    with open(scratch, "wb") as file:  # and not safetensors' own writer, whose files only their owner can read
+        file.write(safetensors.numpy.save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)

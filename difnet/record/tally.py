@@ -1,0 +1,159 @@
+"""What do the agents' words add up to? Pure: agents' events in, network-level events and totals out."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from difnet.maths.mixing import centroid, distances
+from difnet.record.events import (
+    Edge,
+    Evaluated,
+    Finished,
+    Measured,
+    NeighbourLost,
+    Progress,
+    Pulse,
+    Snapshot,
+    Statistics,
+    TrainedAlone,
+    Validated,
+)  # fmt: skip
+
+LATELY_S = 3.0  # the span over which rounds per second are taken
+
+
+class Held(NamedTuple):
+    """The network's launch model at some iteration: the centroid."""
+
+    iteration: int
+    w: np.ndarray  # (L,), in the agents' own type
+
+
+@dataclass
+class Gathering:
+    """The network as its agents have told it so far."""
+
+    agents: int
+    server: int | None = None  # the hub, if it serves: then it alone holds the launch model
+    lost: set[int] = field(default_factory=set)
+    progress: dict[int, Progress] = field(default_factory=dict)
+    finished: dict[int, Finished] = field(default_factory=dict)
+    broken: list[NeighbourLost] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+    alone: dict[int, TrainedAlone] = field(default_factory=dict)
+    first: Held | None = None  # that of the first validation
+    last: Held | None = None  # that of the latest
+    best: Held | None = None  # that of the validation with the best figures after the most inner steps
+    validations: list[Validated] = field(default_factory=list)
+    _figures: dict[str, float] = field(default_factory=dict)  # sums over adapt steps of what algorithms report
+    _pending: dict[int, dict[int, tuple[Snapshot, np.ndarray]]] = field(default_factory=dict)
+    _lately: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def alive(self) -> list[int]:
+        """The agents that are not lost."""
+        return [k for k in range(self.agents) if k not in self.lost]
+
+    @property
+    def holders(self) -> list[int]:
+        """The living agents that hold a launch model of the network's: all, or the hub that serves."""
+        return self.alive if self.server is None else [k for k in self.alive if k == self.server]
+
+    @property
+    def iteration(self) -> int:
+        """How many iterations the slowest of them has done; of a served star, the hub, also when it is lost."""
+        counting = self.alive if self.server is None else [self.server]
+        return min((self.progress[k].iteration if k in self.progress else 0 for k in counting), default=0)
+
+    def progressed(self, event: Progress) -> None:
+        """Take in where one agent stands."""
+        before = self.progress.get(event.agent)
+        steps = event.steps - (before.steps if before else 0)
+        for name, mean in event.figures.items():
+            self._figures[name] = self._figures.get(name, 0.0) + mean * steps
+        self.progress[event.agent] = event
+
+    def figures(self) -> dict[str, float]:
+        """What the algorithm reports beside the loss, each a mean over all adapt steps of all agents."""
+        return {name: total / (self.total("steps") or 1) for name, total in self._figures.items()}
+
+    def measured(self, event: Snapshot, w: np.ndarray, seconds: float) -> list[Measured]:
+        """Keep one agent's model; the network's figures as soon as every holder has sent the same iteration's."""
+        self._pending.setdefault(event.iteration, {})[event.agent] = (event, w)
+        return self.settle(seconds)
+
+    def settle(self, seconds: float) -> list[Measured]:
+        """The measurements that wait for nobody any more, in order."""
+        least = self.agents - len(self.lost) if self.server is None else 1  # before all of them are counted
+        complete = sorted(i for i, told in self._pending.items()
+                          if len(told) >= least and told.keys() >= set(self.holders))  # fmt: skip
+        done = [self._measure(i, self._pending.pop(i), seconds) for i in complete]
+        self.validations += [m for m in done if isinstance(m, Validated)]
+        return done
+
+    def _measure(self, iteration: int, told: dict[int, tuple[Snapshot, np.ndarray]], seconds: float) -> Measured:
+        agents = sorted(told)
+        W = np.stack([told[k][1] for k in agents])
+        apart = distances(W)
+        by_agent = {str(k): float(d) for k, d in zip(agents, apart, strict=True)}
+        tests = [test for k in agents if isinstance(test := told[k][0], Evaluated)]
+        if len(tests) < len(agents):
+            return Measured(iteration, seconds, float(np.mean(apart)), by_agent)
+        validated = Validated(
+            iteration, seconds, float(np.mean(apart)), by_agent, over_agents([t.before for t in tests]),
+            {steps: over_agents([t.after[steps] for t in tests]) for steps in tests[0].after},
+            {steps: over_agents([t.accuracy[steps] for t in tests], worst=min) for steps in tests[0].accuracy},
+            {name: sum(getattr(t, name) for t in tests) for name in ("payload_bytes", "steps", "uploads")},
+        )  # fmt: skip
+        held = Held(iteration, centroid(W).astype(W.dtype))
+        self.first, self.last = self.first or held, held
+        if self.best is None or _merit(validated) > max(map(_merit, self.validations), default=-float("inf")):
+            self.best = held
+        return validated
+
+    def pulse(self, seconds: float) -> Pulse:
+        """How the network is doing right now."""
+        self._lately = [(t, i) for t, i in self._lately if seconds - t <= LATELY_S] + [(seconds, self.iteration)]
+        (t0, i0), (t1, i1) = self._lately[0], self._lately[-1]
+        told = list(self.progress.values())
+        losses = [p.loss for p in told if p.loss is not None]
+        weights = [p.pss_bytes for p in told if p.pss_bytes is not None]
+        return Pulse(
+            seconds, self.iteration, (i1 - i0) / (t1 - t0) if t1 > t0 else 0.0,
+            statistics.fmean(losses) if losses else None, self.total("payload_bytes"), self.total("wire_bytes"),
+            self.total("messages"), statistics.fmean(weights) / 2**20 if weights else None, len(self.alive),
+            self.total("missed"),
+        )  # fmt: skip
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of all agents so far."""
+        return sum(p.cpu_s for p in self.progress.values())
+
+    def total(self, counter: str) -> int:
+        """The sum over agents of one of their counters."""
+        return sum(getattr(p, counter) for p in self.progress.values())
+
+    def one_sided_exchanges(self) -> int:
+        """In how many rounds one end of a broken edge used it and the other, though it lived on, did not."""
+        used = {(e.agent, e.neighbour): e.used for e in self.broken}
+        both = [(k, l) for k, l in used if k < l and (l, k) in used and not {k, l} & self.lost]
+        return sum(abs(used[k, l] - used[l, k]) for k, l in both)
+
+
+def _merit(validated: Validated) -> float:
+    """How good the launch model was after the most inner steps: its accuracy, or minus its loss where there is none."""
+    figures = validated.accuracy or {steps: {"mean": -s["mean"]} for steps, s in validated.after.items()}
+    return figures[max(figures, key=int)]["mean"]
+
+
+def over_agents(figures: Sequence[float], worst: Callable[[Sequence[float]], float] = max) -> Statistics:
+    """The mean, median and worst of one figure over the agents.
+
+    >>> over_agents([1.0, 2.0, 6.0])
+    {'mean': 3.0, 'median': 2.0, 'worst': 6.0}
+    """
+    return {"mean": statistics.fmean(figures), "median": statistics.median(figures), "worst": worst(figures)}

@@ -1,0 +1,1 @@
+"""Who runs adapt, exchange and combine, and where?"""

@@ -1,0 +1,268 @@
+"""One host: asks the registry what to run, forks its agents from one prepared process, and stays until that is over.
+
+Everything heavy (torch, the model, the compiled kernels) is loaded once, here, before the first fork. No thread and no
+socket is open while forking.
+"""
+
+import gc
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from difnet.config import RunConfig, load
+from difnet.errors import DifnetError, EnvironmentLacks
+from difnet.exchange.addresses import endpoint_of, reach
+from difnet.exchange.registry import Control
+from difnet.places import spell
+from difnet.record.tally import Held
+from difnet.runtime.agent_process import Assignment, run_agent
+from difnet.runtime.child_processes import Children
+from difnet.runtime.testing import check_target, score
+from difnet.system.energy import Meter, machine
+from difnet.system.lifetime import alive, allow_files, die_with_parent
+from difnet.system.machine import environment, process_for_tensors
+from difnet.system.progress import heard_by, spoken
+from difnet.topology import Topology
+from difnet.version import __version__
+from difnet.workload import Workload, build, check_device
+from difnet.workload.kernels import compile_steps, describe
+
+GRACE_S, BEAT_S, ANSWER_S = 3.0, 1.0, 30.0
+DEVICE_TIMEOUT_S = 60.0
+GONE_S = 1.0  # a launcher that is being killed takes a moment to be gone
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """What a host was told when it was started."""
+
+    agents: Sequence[int]
+    registry: str
+    token: str
+    advertise: str | None = None  # a name or address by which others find this host; None: as the registry sees it
+    run: str | None = None  # the run it was started for; None: whichever the registry serves
+    patience_s: float = 60.0  # for a registry that is not there yet
+    bound_to: int | None = None  # the launcher's process, if that started it: then it ends with it, at once
+
+    @property
+    def name(self) -> str:
+        """What the launcher calls this host: one machine, under one address, may have several."""
+        return f"{self.advertise or platform.node()}/{spell(self.agents)}"
+
+
+def run_host(told: Hosting) -> int:
+    """Fork the agents of this host and stay until the run is over. Returns an exit status.
+
+    Raises: DifnetError, if it cannot take part and the launcher does not know of it.
+    """
+    asked: list[bool] = []
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher's death is told again for each of its threads
+        asked.append(True)
+        sys.exit(143)
+
+    allow_files()
+    try:
+        launcher = [os.pidfd_open(told.bound_to)] if told.bound_to else []  # readable once the launcher has ended
+    except ProcessLookupError:
+        return 143  # it has ended already
+    signal.signal(signal.SIGTERM, end)
+    if told.bound_to:
+        die_with_parent(told.bound_to, signal.SIGTERM)
+    try:
+        with process_for_tensors():
+            return _fork_and_supervise(told, launcher)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending already
+        if told.registry.startswith("ipc://") and wait(launcher, GONE_S if asked else 0):  # killed: tidy up for it
+            shutil.rmtree(Path(told.registry.removeprefix("ipc://")).parent, ignore_errors=True)
+
+
+def run_foreground(told: Hosting) -> int:
+    """Be the one agent of this host in this process, without a fork. Returns its exit status."""
+    [k] = told.agents
+    with process_for_tensors():
+        assignment = prepare(told)
+        status = run_agent(k, assignment)
+        with Control(assignment.registry, told.token, assignment.run) as control:
+            control.say("exited", {"agent": k, "status": f"exit status {status}", "log_tail": ""})
+    return status
+
+
+def _fork_and_supervise(told: Hosting, launcher: list[int]) -> int:
+    try:
+        assignment = prepare(told)
+    except Refused as refused:
+        if not told.bound_to:
+            raise
+        return refused.exit_code  # the launcher tells the same user
+    gc.collect()
+    gc.freeze()
+    with Children() as children:
+        for k in told.agents:
+            children.fork(k, partial(run_agent, k, assignment))
+        with Control(assignment.registry, told.token, assignment.run) as control, beating(control, told.name):
+            children.tell = control.say
+            try:
+                supervise(children, control, launcher, assignment)
+            finally:
+                children.end()  # while there is still somebody to tell
+    return 1 if children.failed else 0
+
+
+class Refused(DifnetError):
+    """What the launcher was told, and will tell its user."""
+
+    def __init__(self, error: DifnetError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+
+def prepare(told: Hosting) -> Assignment:
+    """Reach the registry, ask it what to run, and load all of it. Returns what every agent inherits.
+
+    Raises: Refused, if this cannot be run here; DifnetError, if nobody could be told so.
+    """
+    registry, local = reach(told.registry, told.patience_s, lambda text: print(f"difnet host: {text}", file=sys.stderr))
+    with Control(registry, told.token) as control:
+        def note(text: str) -> None:
+            control.say("note", {"text": text})
+
+        control.say("configuration?", {"agents": list(told.agents), "name": told.name, "version": __version__,
+                                       "run": told.run})  # fmt: skip
+        run = control.expect("run", ANSWER_S)
+        control.run = run["run"]
+        asked, topology = load(settings=run["config"]), Topology.from_dict(run["topology"])
+        try:
+            workload = _load(asked, topology, note)
+            steps = compile_steps(workload, note)
+        except DifnetError as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher answers with it, and we are ending already
+            control.say("failed", {"reason": str(error), "exit_code": error.exit_code, "host": told.name})
+            raise Refused(error) from error
+        facts = describe(workload, steps)
+        if 0 not in told.agents:
+            facts["manifest"] = None  # the same on every host, and long
+        control.say("prepared", {"host": told.name, "agents": list(told.agents), "environment": environment(),
+                                 "facts": facts})  # fmt: skip
+    hashes = {**run["hashes"], "model": workload.fingerprint()}
+    listen = _listen(told.registry, local, told.advertise)
+    return Assignment(workload, steps, topology, hashes, run["run"], registry, told.token, listen, told.advertise or "",
+                      asked.device)  # fmt: skip
+
+
+def _load(asked: RunConfig, topology: Topology, note: Callable[[str], None]) -> Workload:
+    config = asked.model_copy(update={"device": "cpu"})  # another device would not survive the fork
+    if asked.device != "cpu":
+        check_device_aside(asked.device)
+    with heard_by(spoken(note)):
+        workload = build(config, topology.agents, topology.hub)
+        check_target(workload)
+    return workload
+
+
+def _listen(registry: str, local: str, advertise: str | None) -> str:
+    """Where agents listen: beside the registry's own socket, or at ports of the address that others know."""
+    if registry.startswith("ipc://"):
+        return f"{registry.rpartition('/')[0]}/{{agent}}"
+    anywhere = "::" if ":" in local else "0.0.0.0"
+    return endpoint_of(anywhere if advertise else local, "*")
+
+
+def check_device_aside(device: str) -> None:
+    """Ask a child whether a device can be used: what is begun on one does not survive the fork of the agents.
+
+    Raises: EnvironmentLacks, if it cannot, or the child does not say so in time.
+    """
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            check_device(device)
+            os._exit(0)
+        except EnvironmentLacks as error:
+            os.write(writable, str(error).encode())
+        finally:
+            os._exit(1)
+    os.close(writable)
+    fd = os.pidfd_open(pid)
+    answered = wait([fd], DEVICE_TIMEOUT_S)
+    os.kill(pid, signal.SIGKILL)  # what has ended already keeps the status it ended with
+    _, status = os.waitpid(pid, 0)
+    with open(readable, "rb") as pipe:
+        reason = pipe.read().decode()
+    os.close(fd)
+    if status:
+        silent = "it crashed" if answered else f"it did not answer within {DEVICE_TIMEOUT_S:.0f} s"
+        raise EnvironmentLacks(reason or f"--device {device} cannot be used here: {silent}. Leave it away for cpu.")
+
+
+@contextmanager
+def beating(control: Control, name: str) -> Iterator[None]:
+    """Tell the registry once a second that this host is there, also while it computes, and what its meter says."""
+    over, meter = threading.Event(), Meter()
+
+    def beat() -> None:
+        while True:
+            control.say("beat", {"name": name, "machine": machine(), "energy": meter.so_far(None)})
+            if over.wait(BEAT_S):
+                return
+
+    thread = threading.Thread(target=beat, name="beats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def supervise(children: Children, control: Control, launcher: list[int], assignment: Assignment) -> None:
+    """Hand on what agents print and how they end, test the models that came out when asked to, until that is over.
+
+    It is over when the registry says so, or the launcher is gone: at once where it runs on this machine, else when
+    nothing was heard of it for the run's `orphan_s`.
+    """
+    ending_since: float | None = None
+    heard_at, orphan_s = time.monotonic(), assignment.workload.config.orphan_s
+    while ending_since is None or (children and time.monotonic() - ending_since < GRACE_S):
+        alive()
+        ready = wait([control.socket.FD, *launcher, *children.fds], 0.25)
+        children.attend(ready)
+        while heard := control.hear(0):
+            kind, body = heard
+            if kind == "end":
+                ending_since = ending_since or time.monotonic()
+            elif kind == "score":
+                say_scores(assignment.on_device(), control, body)
+            heard_at = time.monotonic()
+        if set(launcher).intersection(ready):
+            return
+        if not launcher and time.monotonic() - heard_at > orphan_s:
+            print(f"difnet host: nothing was heard of the launcher at {control.endpoint} for {orphan_s:.0f} s; "
+                  f"its {len(children)} agents end", file=sys.stderr)  # fmt: skip
+            children.failed += 1
+            return
+
+
+def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> None:
+    """Test the models that came out of the run: this host holds the tasks, and has nothing else to do any more."""
+    held = {name: Held(i, w) for (name, i), w in zip(asked["models"].items(), asked["tensors"], strict=True)}
+    with heard_by(spoken(lambda text: control.say("note", {"text": text}))):
+        scored = score(workload, held)
+    for model, iteration, figures, samples in scored:
+        told = {"model": model, "iteration": iteration, "shape": figures.shape}
+        control.say("scored", told, (figures.reshape(-1), samples))
+    control.say("scored", {"model": ""})

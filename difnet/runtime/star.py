@@ -1,0 +1,102 @@
+"""The two ends of a served star: the hub's `ask` and the client's `share`, over any line.
+
+Only the hub decides who takes part; a client answers when it is called, and jumps to the newest call when it was too
+slow for one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from difnet.agent import owned
+from difnet.errors import DifnetError
+from difnet.maths.federation import weighted_mean
+from difnet.workload.server_rounds import Rounds
+
+
+class Line(Protocol):
+    """What a hub needs of the transport."""
+
+    @property
+    def active(self) -> list[int]: ...
+
+    def tell(self, round_: int, phi: np.ndarray, to: Sequence[int], last: bool = False) -> None: ...
+
+    def hear(
+        self, round_: int, of: Sequence[int], wanted: int | None = None, deadline_s: float | None = None
+    ) -> dict[int, np.ndarray]: ...
+
+
+class Hub:
+    """The hub's side of its rounds. `first` is the number of the first round on the wire."""
+
+    def __init__(self, rounds: Rounds, transport: Line, first: int = 0) -> None:
+        self._rounds, self._transport, self._first = rounds, transport, first
+        self.abandoned = 0
+        self.heard = 0  # messages of clients
+        self.answered = 0  # those that answered a call
+
+    def open(self) -> Tensor:
+        """The mean of the local models, which every client sends uncalled: the launch model to begin with."""
+        answers = self._transport.hear(0, self._rounds.clients)
+        if not answers:
+            raise DifnetError("no client sent its local model: all of them are lost")
+        self.heard += len(answers)
+        return owned(weighted_mean(answers, dict.fromkeys(answers, 1.0)))
+
+    def ask(self, i: int, w: Tensor) -> Tensor | None:
+        """Call the clients of round i, hear them, and mean what they answer; None for an abandoned round."""
+        there, settings = self._transport.active, self._rounds.settings
+        if len(there) < settings.quorum:
+            raise DifnetError(f"{len(there)} clients are left, and a round needs {settings.quorum} answers")
+        called = self._rounds.called(i, there)
+        self._transport.tell(self._first + i, w.numpy(), called)
+        answers = self._transport.hear(self._first + i, called, self._rounds.wanted, settings.deadline_s)
+        self.heard += len(answers)
+        self.answered += len(answers)
+        mean = self._rounds.mean(answers)
+        self.abandoned += mean is None
+        return None if mean is None else owned(mean)
+
+    def dismiss(self, i: int, w: Tensor) -> None:
+        """The last call, after i rounds: everybody gets the launch model."""
+        self._transport.tell(self._first + i, w.numpy(), self._transport.active, last=True)
+
+
+class Call(NamedTuple):
+    """What a hub tells a client: adapt from this launch model, in this round; or, the last time, just keep it."""
+
+    round: int
+    w: np.ndarray
+    last: bool
+
+
+class Client:
+    """The rim's side: the rounds that the hub calls for, and `share`, which answers a call and waits for the next."""
+
+    def __init__(self, wait: Callable[[int], Call], answer: Callable[[int, np.ndarray], None], first: int = 0) -> None:
+        self._wait, self._answer, self._first = wait, answer, first
+        self._call = wait(first - 1)
+
+    @property
+    def w(self) -> Tensor:
+        """The launch model of the newest call."""
+        return owned(self._call.w)
+
+    @property
+    def iteration(self) -> int:
+        """How many rounds the hub has done, as far as this client knows."""
+        return self._call.round - self._first
+
+    def rounds(self) -> Iterator[int]:
+        """The numbers of the rounds this client is called for, until the last call."""
+        while not self._call.last:
+            yield self._call.round - self._first
+
+    def share(self, i: int, phi: Tensor) -> Tensor:
+        """Answer the call of round i; the launch model of the next one."""
+        self._answer(self._first + i, phi.numpy())
+        self._call = self._wait(self._first + i)
+        return self.w

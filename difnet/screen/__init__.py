@@ -1,0 +1,1 @@
+"""What does a terminal show while a run goes on?"""

@@ -1,0 +1,167 @@
+"""Where a run's events go while a person waits: a live screen on a terminal, one plain line each on a pipe.
+
+A container's terminal has no size until somebody attaches to it: then the lines become the screen, under way.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+
+EXIT_STATUS = {"done": 0, "failed": 1, "SIGINT": 130, "SIGTERM": 143}
+TARGET_MISSED = 4
+FRAME_S = 0.5
+
+
+def follow(run: Callable[[Any, Callable[[Any], None]], dict[str, Any]], words: dict[str, Any], config: Any) -> int:
+    """Run something that emits events, show them, print its summary. Returns the exit status."""
+    if words["print_config"]:
+        click.echo(config.to_toml(), nl=False)
+        return 0
+    quiet, as_json = words["quiet"], words["as_json"]
+    if quiet or as_json:
+        summary = run(config, (lambda event: None) if quiet else print_line)
+    else:
+        with Screen(print_line) as screen:
+            summary = run(config, screen.show)
+    if as_json:
+        click.echo(json.dumps(summary))
+    elif not quiet:
+        from difnet.screen.lines import summary_table
+
+        console().print(summary_table(summary))
+    if summary["state"] == "done" and summary["target"] and not summary["target"]["reached"]:
+        click.echo(f"difnet: the run ended without reaching {summary['target']['asked']}", err=True)
+        return TARGET_MISSED
+    return EXIT_STATUS[summary["reason"] if summary["state"] == "stopped" else summary["state"]]
+
+
+def print_line(event: Any, err: bool = True) -> None:
+    """One plain line on stderr, or else stdout, for events that are worth one."""
+    from difnet.screen.lines import plain_line
+
+    if (line := plain_line(event)) is not None:
+        click.echo(line, err=err)
+
+
+def drawable() -> bool:
+    """Whether stdout is a terminal on which a screen can be drawn at this moment.
+
+    None is while the terminal has no size (nobody is attached to the container), nor where its cursor cannot be moved.
+    The environment is not asked for more: FORCE_COLOR wants colours in a pipe, and no screen.
+    """
+    if not sys.stdout.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        return False
+    return all(os.get_terminal_size(sys.stdout.fileno()))
+
+
+def console() -> "Console":
+    """What tables are printed with: as rich finds stdout, but without escape sequences on a terminal of no size."""
+    from rich.console import Console
+
+    known = drawable() if sys.stdout.isatty() else None
+    return Console(highlight=False, emoji=False, markup=False, force_terminal=known)
+
+
+class Screen:
+    """Shows events on stdout: drawn live while a screen can be drawn there, told by `say` one by one while not.
+
+    Which of the two is decided anew at each event, and when the terminal says that its size has changed.
+    """
+
+    def __init__(self, say: Callable[[Any], None]) -> None:
+        from difnet.screen.dashboard import View
+
+        self.view = View()
+        self._say = say
+        self._live: Live | None = None
+        self._drawn_at = 0.0
+        self._at_work = self._overtaken = False
+        self._before: Any = None
+
+    def __enter__(self) -> "Screen":
+        try:
+            self._before = signal.signal(signal.SIGWINCH, lambda number, frame: self._resized())
+        except ValueError:  # not in the main thread: the next event will do
+            pass
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGWINCH, self._before)
+        if self._live is not None:  # what came since the last drawing stays on the screen
+            self._drawn_at = 0.0
+            self.show()
+            self._end_live()
+
+    def show(self, event: Any = None) -> None:
+        """Take in an event and show it; with none, draw the screen again if there is one."""
+        self._at_work, self._overtaken = True, False
+        if event is not None:
+            from difnet.screen.dashboard import update
+
+            self.view = update(self.view, event)
+        if drawable():
+            self._draw()
+        else:
+            self._end_live()
+            if event is not None:
+                self._say(event)
+        self._at_work = False
+        if self._overtaken:
+            self._resized()
+
+    def _resized(self) -> None:
+        """A signal comes between any two steps of the main thread, also amid a drawing, which then is done again."""
+        if self._at_work:
+            self._overtaken = True
+        else:
+            self._drawn_at = 0.0
+            self.show()
+
+    def _draw(self) -> None:
+        from rich.live import Live
+
+        from difnet.screen.dashboard import render
+
+        if self._live is None:
+            self._live = Live(console=console(), auto_refresh=False, vertical_overflow="visible")
+            self._live.start()
+            self._drawn_at = 0.0
+        if time.monotonic() - self._drawn_at > FRAME_S or self.view.ended or not self.view.ready:
+            room = self._live.console.size
+            self._live.update(render(self.view, room.width, room.height - 1), refresh=True)
+            self._drawn_at = time.monotonic()
+
+    def _end_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def print_table(header: list[str] | None, rows: list[list[Any]]) -> None:
+    """Columns on stdout; colour only where a terminal shows it, and whole lines where none does."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=False)
+    table = Table(box=None, show_header=header is not None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, word in enumerate(header or [""] * len(rows[0])):
+        numbers = bool(rows) and all(isinstance(row[place], int) for row in rows)
+        table.add_column(word, style="bold" if place == 0 else "", justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)

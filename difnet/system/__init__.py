@@ -1,0 +1,1 @@
+"""What has this machine, and what does a process ask of it?"""

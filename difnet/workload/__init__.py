@@ -1,0 +1,310 @@
+"""What does an agent of this run compute? A RunConfig made into an algorithm, its tasks and a model."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difnet import catalog
+from difnet.algorithms import Algorithm, State
+from difnet.config import FROM, Choice, RunConfig, Server
+from difnet.errors import ConfigError, EnvironmentLacks
+from difnet.launch_models import LaunchModel, read
+from difnet.maths.flat import FlatModel, flatten
+from difnet.maths.seeding import NETWORK, Purpose, generator
+from difnet.meta import Batch, Loss, Tasks, in_turn
+from difnet.tasks import TaskFamily
+from difnet.topology import stars
+from difnet.workload.server_rounds import Rounds
+
+MOST_BLOCK, BLOCK_VALUES, MOST_MEASURED = 32, 2**18, 2**16
+VALIDATED, FEW_VALIDATED = 100, 20  # tasks of a validation, unless told
+OFFLINE_STEPS, OFFLINE_TRAINER = 2000, "dsgd"
+ALGORITHM_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One run's algorithm, task family and model, before anything is traced or compiled."""
+
+    config: RunConfig
+    agents: int
+    hub: int | None  # the agent that serves, without tasks of its own; None: there is no server
+    family: TaskFamily
+    unseen: TaskFamily  # the same family, with the samples per task that validation and test tasks have
+    choice: Choice  # the model by name, with every option that the task family or the user gave it
+    model: FlatModel
+    algorithm: Algorithm
+    offline: Algorithm  # what each agent trains with alone, before the first iteration
+    dtype: torch.dtype
+    block: int  # adapt steps whose tasks are drawn together
+
+    @cached_property
+    def given(self) -> LaunchModel | None:
+        """The launch model that `init = "from:FILE"` names.
+
+        Raises: ConfigError, if it cannot be read or is of another model.
+        """
+        if not self.config.init.startswith(FROM):
+            return None
+        given = read(self.config.init.removeprefix(FROM))
+        given.check_fits(self.model.signature(), f"this run's model {self.choice.name!r}")
+        return given
+
+    def first_launch_model(self, k: int) -> Tensor:
+        """w_{k,0}, shape (M,): the same for all agents, or each its own with `init = "separate"`; or from a file."""
+        if self.given is not None:
+            return self.given.w.to(self.config.device, self.dtype, copy=True)
+        owner = NETWORK if self.config.init == "common" else k
+        seed = int(generator(self.config.seed, Purpose.INIT, owner).integers(2**62))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return flatten(catalog.model(self.choice.name, self.choice.options), self.dtype).to(self.config.device)
+
+    def first_state(self, k: int) -> State:
+        """The state agent k starts from; where it learns inner rates too and the file has some, from these."""
+        state = self.algorithm.init(self.first_launch_model(k))
+        if self.given is None or self.given.rates is None or len(state.w) != len(self.given.state):
+            return state
+        begun = self.given.state.to(self.config.device, self.dtype, copy=True)
+        return state._replace(w=begun, phi=begun)
+
+    def fingerprint(self) -> str:
+        """A hash of what two agents must share to combine states: parameters in order, and what is done to them."""
+        c = self.config
+        done = [self.model.signature(), c.dtype, c.mode, c.strategy, c.algorithm.model_dump(), c.task.model_dump()]
+        return hashlib.sha256(json.dumps(done, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @cached_property
+    def length(self) -> int:
+        """L, the number of values that travel: the model's, and those that are learnt beside it."""
+        return len(self.first_state(self.clients[0]).w)
+
+    @cached_property
+    def clients(self) -> list[int]:
+        """The agents with tasks: all, or those on the rim of a served star."""
+        return [k for k in range(self.agents) if k != self.hub]
+
+    def client(self, k: int) -> int:
+        """Agent k's number among the agents with tasks, by which its tasks are drawn."""
+        return k - (self.hub is not None and k > self.hub)
+
+    def samples(self) -> dict[int, int]:
+        """How many samples each client holds; where a family does not tell, every client counts alike."""
+        count = getattr(self.family, "samples", lambda client: 1)
+        return {k: int(count(self.client(k))) for k in self.clients}
+
+    @cached_property
+    def rounds(self) -> Rounds:
+        """Who takes part in which round, where there is a server."""
+        return Rounds(self.config.server, self.clients, self.samples(), self.config.seed)
+
+    @property
+    def offline_steps(self) -> int:
+        """Steps each agent trains alone before the first iteration; 0 for no offline start."""
+        asked = self.config.offline_steps
+        return asked if asked is not None else OFFLINE_STEPS if self.algorithm.offline else 0
+
+    @property
+    def measure_every(self) -> int:
+        """Iterations between two measurements of the consensus error, for which every launch model travels once.
+
+        Unless told: ten times as often as validations for small models, only with validations for bigger ones.
+        """
+        default = self.config.eval_every // 10 if self.model.size <= MOST_MEASURED else self.config.eval_every
+        return self.config.measure_every or max(1, default)
+
+    def loss(self, w: Tensor, batch: Batch) -> Tensor:
+        """The family's loss of the model with parameters w (M,) on a batch, a scalar."""
+        return self.family.loss(self.model(w, batch[0]), batch[1])
+
+    def measure(self, w: Tensor, batch: Batch) -> Tensor:
+        """Loss, and accuracy where the family has one, of the model within w (L,): shape (1,) or (2,)."""
+        prediction = self.model(self.algorithm.model(w), batch[0])
+        figures = [self.family.loss(prediction, batch[1])]
+        if (accuracy := getattr(self.family, "accuracy", None)) is not None:
+            figures.append(accuracy(prediction, batch[1]).to(figures[0].dtype))
+        return torch.stack(figures)
+
+    def draw(self, k: int | None, count: int, rng: np.random.Generator) -> Tasks:
+        """Tasks of agent k in the run's dtype and on its device; of the whole network's law, unseen ones, for None."""
+        drawn = self.unseen.draw(None, count, rng) if k is None else self.family.draw(self.client(k), count, rng)
+        return self._placed(drawn)
+
+    def validation_tasks(self) -> Tasks | Sequence[Tasks]:
+        """The tasks that a launch model is tested on in training: `eval_tasks` held-out clients where there are any."""
+        usual = FEW_VALIDATED if self.model.each is in_turn else VALIDATED
+        return self._unseen("validation", self.config.eval_tasks or usual, Purpose.VALIDATE)
+
+    def test_tasks(self) -> Tasks | Sequence[Tasks]:
+        """The tasks that are kept for the end: other tasks, other clients."""
+        return self._unseen("test", self.config.test_tasks, Purpose.TEST)
+
+    @property
+    def engine(self) -> str:
+        """How kernels run: as the run says; unless told, what runs task after task is neither traced nor compiled."""
+        return "eager" if self.config.engine == "auto" and self.model.each is in_turn else self.config.engine
+
+    @property
+    def has_tests(self) -> bool:
+        """Whether anything is kept for the end: clients held out, or `test_tasks` of the network's law."""
+        return hasattr(self.unseen, "held_out") or self.config.test_tasks > 0
+
+    def _unseen(self, part: str, count: int, purpose: Purpose) -> Tasks | Sequence[Tasks]:
+        if (held_out := getattr(self.unseen, "held_out", None)) is not None:
+            most = count if part == "validation" else None
+            return [self._placed(task) for task in held_out(part)[:most]]
+        if (draw_unseen := getattr(self.unseen, "draw_unseen", None)) is not None:
+            return self._placed(draw_unseen(part, count, generator(self.config.seed, purpose)))
+        return self.draw(None, count, generator(self.config.seed, purpose))
+
+    def _placed(self, drawn: Tasks) -> Tasks:
+        (sx, sy), (qx, qy) = drawn
+        return Tasks((self._place(sx), self._place(sy)), (self._place(qx), self._place(qy)))
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self.config.device, dtype, copy=True)
+
+
+class TaskStream:
+    """Agent k's tasks for step 0, 1, 2, …, drawn a block at a time; the same whatever step one begins with."""
+
+    def __init__(self, workload: Workload, k: int, purpose: Purpose = Purpose.TRAIN) -> None:
+        self._workload, self._k, self._purpose, self._number = workload, k, purpose, -1
+        self._block: list[Tasks] = []
+
+    def __call__(self, step: int) -> Tasks:
+        """The tasks of one adapt step: leading size `config.tasks`."""
+        number, place = divmod(step, self._workload.block)
+        if number != self._number:
+            self._block, self._number = steps_of(self.block(number)), number
+        return self._block[place]
+
+    def block(self, number: int) -> list[Tensor]:
+        """The support inputs and targets and query inputs and targets of one block: leading sizes (steps, tasks)."""
+        size, per_step = self._workload.block, self._workload.config.tasks
+        rng = generator(self._workload.config.seed, self._purpose, self._workload.client(self._k), number)
+        drawn = self._workload.draw(self._k, size * per_step, rng)
+        return [t.unflatten(0, (size, per_step)) for batch in drawn for t in batch]
+
+
+def steps_of(block: list[Tensor]) -> list[Tasks]:
+    """A block's tensors [sx, sy, qx, qy], cut along the first axis into the tasks of each step."""
+    return [Tasks((sx, sy), (qx, qy)) for sx, sy, qx, qy in zip(*(t.unbind(0) for t in block), strict=True)]
+
+
+def build(config: RunConfig, agents: int, hub: int | None = None) -> Workload:
+    """The workload of a configuration.
+
+    Args: `hub`, the centre of a star, which serves if the algorithm lets it.
+    Raises: ConfigError, if a plug-in is unknown, refuses its options or does not fit the others.
+    """
+    check_device(config.device)
+    dtype = getattr(torch, config.dtype)
+    family = make_family(config, agents - (hub is not None))
+    choice = _choose_model(config, family)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = FlatModel(catalog.model(choice.name, choice.options).to(config.device, dtype))
+
+    def loss(w: Tensor, batch: Batch) -> Tensor:
+        return family.loss(model(w, batch[0]), batch[1])
+
+    algorithm = make_algorithm(config, config.algorithm.name, config.algorithm.options, model, loss)
+    offline = make_algorithm(config, OFFLINE_TRAINER, {}, model, loss, outer_lr=config.offline_lr, optimizer="adam")
+    server = _who_serves(config, algorithm, agents, hub)
+    if hub is not None and server is None:
+        family = make_family(config, agents)  # the hub is an agent like the others, with tasks of its own
+    same = config.eval_shots is None and config.eval_queries is None
+    unseen = family if same else make_family(config, agents - (server is not None), unseen=True)
+    workload = Workload(config, agents, server, family, unseen, choice, model, algorithm, offline, dtype, 1)
+    workload.rounds.check()
+    values = _check_family(workload)
+    return replace(workload, block=max(1, min(MOST_BLOCK, BLOCK_VALUES // values)))
+
+
+def make_family(config: RunConfig, clients: int, unseen: bool = False) -> TaskFamily:
+    shots, queries = config.shots, config.queries
+    if unseen:
+        shots, queries = config.eval_shots or shots, config.eval_queries or queries
+    common = {"agents": clients, "shots": shots, "queries": queries}
+    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir})
+    return catalog.make("tasks", config.task.name, config.task.options, **common, **words)
+
+
+def make_algorithm(
+    config: RunConfig, name: str, options: dict, model: FlatModel, loss: Loss, **otherwise: Any
+) -> Algorithm:
+    """An algorithm with those of the common words that its factory takes."""
+    words = {word: getattr(config, word) for word in ALGORITHM_WORDS} | otherwise
+    return catalog.make("algorithms", name, options, model, loss, **catalog.taken("algorithms", name, words))
+
+
+def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int | None) -> int | None:
+    """The hub, if it serves; the words that only a server understands are refused without one."""
+    name = config.algorithm.name
+    if algorithm.needs_hub and hub is None:
+        raise ConfigError(f"algorithm {name!r} sends gradients, so it needs a hub, and this network has none; try "
+                          f"--topology 'star_graph(n={max(2, agents - 1)})' or {' or '.join(stars())}")  # fmt: skip
+    if algorithm.everyone and (config.local_steps > 1 or config.strategy == "cta"):
+        raise ConfigError(f"algorithm {name!r} takes one step between two exchanges, and adapts before it combines; "
+                          f"leave --local-steps and --strategy cta away")  # fmt: skip
+    if algorithm.server is None or hub is None:
+        if config.server != Server():
+            why = f"algorithm {name!r} has no server step" if algorithm.server is None else "this network has no hub"
+            raise ConfigError(f"server.* is given, but {why}: nobody would serve; leave it away, or use --algorithm "
+                              f"fedavg on --topology star10")  # fmt: skip
+        return None
+    if config.mode == "async" or config.strategy == "cta":
+        what = "mode 'async'" if config.mode == "async" else "strategy 'cta'"
+        raise ConfigError(f"{what} has no meaning with a server: give server.deadline_s to go on without late clients")
+    if algorithm.needs_hub and config.local_steps > 1:
+        raise ConfigError(f"algorithm {name!r} sends a gradient, which takes one local step, got --local-steps "
+                          f"{config.local_steps}; try --tasks {config.tasks * config.local_steps}")  # fmt: skip
+    if algorithm.everyone and config.server != Server():
+        raise ConfigError(f"algorithm {name!r} needs every client in every round; leave server.* away")
+    return hub
+
+
+def _choose_model(config: RunConfig, family: TaskFamily) -> Choice:
+    """The model a run names, else the family's own; what is not said of it is as the family's samples need it."""
+    name, options = (config.model.name, config.model.options) if config.model else (family.default_model, {})
+    return Choice(name=name, options=catalog.taken("models", name, getattr(family, "model_words", {})) | options)
+
+
+def check_device(device: str) -> None:
+    """Raises: EnvironmentLacks, if tensors cannot be made there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise EnvironmentLacks(f"--device {device} cannot be used here: {reason}. Leave it away for cpu.") from error
+
+
+def _check_family(workload: Workload) -> int:
+    """Draw a first batch and adapt to it, so that a misfit is one clear error; the values of one adapt step."""
+    config = workload.config
+    name = config.task.name
+    try:
+        k = workload.clients[0]
+        tasks = workload.draw(k, config.tasks, generator(config.seed, Purpose.TRAIN, 0))
+        sizes = {t.shape[0] for batch in tasks for t in batch}
+        if sizes != {config.tasks}:
+            raise ConfigError(f"task {name!r}: draw(count={config.tasks}) returned leading sizes {sorted(sizes)}")
+        x, y = tasks.support
+        loss = workload.loss(workload.first_launch_model(k), (x[0], y[0]))
+        if loss.shape == ():
+            workload.algorithm.adapt(workload.first_state(k), tasks)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        model = config.model.name if config.model else workload.family.default_model
+        raise ConfigError(f"task {name!r} and model {model!r} do not fit: {type(error).__name__}: {error}") from error
+    if loss.shape != ():
+        raise ConfigError(f"task {name!r}: its loss has shape {tuple(loss.shape)}; it must be a mean, a scalar")
+    return sum(t.numel() for batch in tasks for t in batch)

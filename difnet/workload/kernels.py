@@ -1,0 +1,125 @@
+"""What an agent runs: the workload's functions, traced and compiled."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from difnet.algorithms import Algorithm, Info, State
+from difnet.maths.evaluate import evaluate, weights
+from difnet.meta import Tasks
+from difnet.workload import TaskStream, Workload, engine
+
+Adapt = Callable[[State, Tasks], tuple[State, Info]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The compiled (or traced, or eager) functions of a run, for one agent."""
+
+    adapt: Adapt
+    evaluate: Callable[[Tensor], Tensor]  # w -> figures on the validation tasks, (1 + numbers of inner steps, F)
+    alone: Adapt | None  # a step of offline training
+    engine: str
+    flops: int | None  # of one adapt
+
+
+def compile_steps(workload: Workload, say: engine.Say) -> Steps:
+    """Trace and compile what one agent runs."""
+    config, algorithm, validation = workload.config, workload.algorithm, workload.validation_tasks()
+    first = workload.first_state(workload.clients[0]).w
+
+    def scores(w: Tensor, tasks: Tasks | Sequence[Tasks]) -> Tensor:
+        every = evaluate(workload.measure, algorithm.fit, w, tasks, config.eval_steps, workload.model.each)
+        by_samples = weights(tasks).to(every)
+        return torch.einsum("t,tsf->sf", by_samples / by_samples.sum(), every)
+
+    flat = {"the adapt step": flat_adapt(workload, algorithm)}
+    if workload.offline_steps:
+        flat["the offline step"] = flat_adapt(workload, workload.offline)
+    functions = {name: (function, example) for name, (function, example, _) in flat.items()}
+    if isinstance(validation, Tasks):
+        functions["the evaluation"] = (
+            lambda inputs: [scores(inputs[0], Tasks((inputs[1], inputs[2]), (inputs[3], inputs[4])))],
+            [first, *validation.support, *validation.query],
+        )  # fmt: skip
+    kernels = engine.prepare(functions, workload.engine, say)
+
+    def evaluation(w: Tensor) -> Tensor:
+        if isinstance(validation, Tasks):
+            return kernels["the evaluation"].run([w, *validation.support, *validation.query])[0]
+        return scores(w, validation)
+
+    def step(name: str) -> Adapt:
+        run, names = kernels[name].run, flat[name][2]
+
+        def adapt(state: State, tasks: Tasks) -> tuple[State, Info]:
+            return unflatten_step(state, run([state.w, *state.slots, *tasks.support, *tasks.query]), names)
+
+        return adapt
+
+    adapt = step("the adapt step")
+    alone = step("the offline step") if workload.offline_steps else None
+    flops = engine.count_flops(*functions["the adapt step"])
+    return Steps(adapt, evaluation, alone, kernels["the adapt step"].engine, flops)
+
+
+def elsewhere(steps: Steps, device: str) -> Steps:
+    """The same steps for an agent whose states and tasks are on the CPU: they go to the device, results come back."""
+
+    def away(adapt: Adapt) -> Adapt:
+        def there_and_back(state: State, tasks: Tasks) -> tuple[State, Info]:
+            (sx, sy), (qx, qy) = ((x.to(device), y.to(device)) for x, y in tasks)
+            begun = State(state.w.to(device), state.phi.to(device), tuple(slot.to(device) for slot in state.slots))
+            after, info = adapt(begun, Tasks((sx, sy), (qx, qy)))
+            slots = tuple(slot.cpu() for slot in after.slots)
+            return State(state.w, after.phi.cpu(), slots), {name: figure.cpu() for name, figure in info.items()}
+
+        return there_and_back
+
+    alone = away(steps.alone) if steps.alone else None
+    return replace(steps, adapt=away(steps.adapt), evaluate=lambda w: steps.evaluate(w.to(device)).cpu(), alone=alone)
+
+
+def describe(workload: Workload, steps: Steps) -> dict[str, Any]:
+    """What a record has to know of a workload and its steps."""
+    manifest = getattr(workload.family, "manifest", None)
+    return {
+        "engine": steps.engine, "flops": steps.flops, "parameters": workload.model.size, "length": workload.length,
+        "server": workload.hub, "model": workload.choice.model_dump(), "pieces": workload.model.signature(),
+        "transductive": workload.model.is_transductive, "manifest": manifest() if manifest else None,
+    }  # fmt: skip
+
+
+def flat_adapt(workload: Workload, algorithm: Algorithm) -> tuple[engine.Function, list[Tensor], list[str]]:
+    """An algorithm's adapt as a function of a list of tensors [w, *slots, sx, sy, qx, qy] -> [phi, *slots, *info].
+
+    Returns: the function, an example of its inputs, and the names of the info's figures.
+    """
+    k = workload.clients[0]
+    state, tasks = algorithm.init(workload.first_launch_model(k)), TaskStream(workload, k)(0)
+    names = [*algorithm.adapt(state, tasks)[1]]
+
+    def adapt(inputs: list[Tensor]) -> list[Tensor]:
+        w, *slots, sx, sy, qx, qy = inputs
+        after, info = algorithm.adapt(State(w, w, tuple(slots)), Tasks((sx, sy), (qx, qy)))
+        return [after.phi, *after.slots, *(info[name] for name in names)]
+
+    inputs = [state.w, *state.slots, *tasks.support, *tasks.query]
+    return adapt, [t.clone() for t in inputs], names  # a trace would take two inputs that are one tensor for one
+
+
+def unflatten_step(before: State, outputs: Sequence[Tensor], names: Sequence[str]) -> tuple[State, Info]:
+    """What `flat_adapt`'s function returned, as adapt returns it."""
+    phi, *rest = outputs
+    slots, figures = rest[: len(before.slots)], rest[len(before.slots) :]
+    return State(before.w, phi, tuple(slots)), dict(zip(names, figures, strict=True))
+
+
+def evaluated(figures: Tensor, steps: Sequence[int]) -> tuple[dict[str, float], dict[str, float]]:
+    """What `Steps.evaluate` returned, by number of inner steps, "0" first: losses, and accuracies or nothing."""
+    names = ["0", *map(str, steps)]
+    loss, *accuracy = ([float(x) for x in column] for column in figures.T)
+    return dict(zip(names, loss, strict=True)), dict(zip(names, accuracy[0], strict=True)) if accuracy else {}
