@@ -15,8 +15,8 @@ import numpy.typing as npt
 from figures import SEED, say
 from growth import FAMILIES, LARGE, REGULAR_DEGREE, SMALL, Family, exponential_offsets, message_bytes
 
-from difnet.maths.mixing import Slots, mix_all
-from difnet.topology import load
+from difnet.maths.combine import PaddedWeights, mix_all
+from difnet.topology.networks import load
 
 SIZES = (10, 40, 100, 1000, 10_000, 100_000)
 MEASURED = {"ring": 10_000, "exponential": 1000, "random regular": 10_000, "star": 1000}  # most agents of a dense A
@@ -104,7 +104,7 @@ def independent(family: Family, K: int) -> str:
     return f"over {MOST_ROUNDS}"
 
 
-def slots_of(family: Family, K: int, dtype: npt.DTypeLike = np.float64) -> Slots:
+def slots_of(family: Family, K: int, dtype: npt.DTypeLike = np.float64) -> PaddedWeights:
     """`mixing.slots` of a regular graph of the family, made without the (K, K) matrix: all weights are alike.
 
     >>> slots_of(FAMILIES["ring"], 4).neighbours.tolist()
@@ -117,7 +117,7 @@ def slots_of(family: Family, K: int, dtype: npt.DTypeLike = np.float64) -> Slots
         offsets = exponential_offsets(K)[0] if family.name == "exponential" else (1, -1)
         neighbours = np.sort([(np.arange(K) - offset) % K for offset in offsets], axis=0)
     share = 1 / (len(neighbours) + 1)
-    return Slots(np.full(K, share, dtype), neighbours, np.full(neighbours.shape, share, dtype))
+    return PaddedWeights(np.full(K, share, dtype), neighbours, np.full(neighbours.shape, share, dtype))
 
 
 if __name__ == "__main__":

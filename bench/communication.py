@@ -14,9 +14,10 @@ from bare_eager import Ring
 from figures import figure, ratio, say
 from forked import forked, rate, timed
 
+from difnet.exchange.links import links_of
 from difnet.exchange.transport import Identity, Patience, Transport
-from difnet.runtime.agent_process import links_of
-from difnet.topology import Topology, load
+from difnet.topology import Topology
+from difnet.topology.networks import load
 
 VALUES = 1761
 

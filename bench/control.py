@@ -26,9 +26,9 @@ from difnet.exchange.registry import Registry
 from difnet.record import events
 from difnet.record.events import Progress, Snapshot
 from difnet.record.recorder import Recorder
-from difnet.system.lifetime import allow_files
+from difnet.system.lifetime import raise_file_limit
 from difnet.system.machine import memory_peak
-from difnet.topology import load as load_topology
+from difnet.topology.networks import load as load_topology
 
 TOKEN, PATIENCE_S = "bench", 120.0
 INTRODUCED = (100, 1000, 4000)  # agents
@@ -44,7 +44,7 @@ Take = Callable[[str, dict[str, Any], list[np.ndarray]], None]  # (kind, body, t
 
 def measure(words: argparse.Namespace) -> figures.Document:
     """The registry, the recorder, and the one document that every host is sent."""
-    allow_files()
+    raise_file_limit()
     times = 1 if words.quick else 3
     rows = [introductions(K, times) for K in (INTRODUCED[:1] if words.quick else INTRODUCED)]
     notes = []

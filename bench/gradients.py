@@ -18,9 +18,10 @@ from difnet.algorithms import Info, State
 from difnet.config import load
 from difnet.maths.optimizers import adam
 from difnet.meta import Tasks
-from difnet.system.machine import process_for_tensors
-from difnet.workload import TaskStream, Workload, build
-from difnet.workload.kernels import compile_steps
+from difnet.system.machine import torch_settings
+from difnet.workload import TaskStream, Workload
+from difnet.workload.building import build
+from difnet.workload.kernels import compile_kernels
 
 Step = Callable[[State, Tasks], tuple[State, Info]]
 LOOP, BARE = "Python loop, autograd", "as the bare script"
@@ -32,7 +33,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", nargs="+", choices=list(NAMES), default=list(NAMES))
 
 
-@process_for_tensors()
+@torch_settings()
 def measure(words: argparse.Namespace) -> figures.Document:
     """Every way in turn, several times; steps are sized to last a fifth of a second."""
     times, lasting_s = (3, 0.05) if words.quick else (15, 0.2)
@@ -42,7 +43,7 @@ def measure(words: argparse.Namespace) -> figures.Document:
         ways: dict[str, Step] = {LOOP: by_loop(workload), BARE: as_the_yardstick(workload)}
         for engine in words.engines:
             config = workload.config.model_copy(update={"engine": engine})
-            ways[NAMES[engine]] = compile_steps(build(config, 40), say).adapt
+            ways[NAMES[engine]] = compile_kernels(build(config, 40), say).adapt
         state, drawn = workload.first_state(0), TaskStream(workload, 0)(0)
         check(ways, state, drawn)
         took: dict[str, list[float]] = {name: [] for name in ways}

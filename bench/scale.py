@@ -27,13 +27,13 @@ from forked import forked, rate, timed
 from growth import FAMILIES, LARGE, SMALL, Cost, Family, Hosts, message_bytes
 
 from difnet.config import load
+from difnet.exchange.links import links_of
 from difnet.exchange.transport import Identity, Patience, Transport
-from difnet.maths.mixing import column, mix, mix_all
-from difnet.runtime.agent_process import links_of
-from difnet.runtime.simulation import batched, stacked
-from difnet.system.machine import cores, process_for_tensors
-from difnet.topology import load as load_topology
-from difnet.workload import build
+from difnet.maths.combine import column, mix, mix_all
+from difnet.runtime.stacked import batched, stack_states
+from difnet.system.machine import cores, torch_settings
+from difnet.topology.networks import load as load_topology
+from difnet.workload.building import build
 
 ROUNDS = {10: 1000, 40: 250, 100: 80, 200: 20, 400: 8}  # agents -> rounds: some seconds each
 REPEATED = 100  # up to so many agents three times, and fitted; beyond once, as rounds are long enough for beats
@@ -189,14 +189,14 @@ def simulated(K: int) -> tuple[figures.Row, str]:
 
 def steps_without_A(K: int, k: int, wait_for_start: Callable[[], None]) -> dict[str, float]:
     """Seconds of one iteration of the batched simulator, with its share of drawing a block of tasks."""
-    with process_for_tensors(cores()):
+    with torch_settings(cores()):
         start = time.perf_counter()
         workload = build(load(settings={"topology": f"cycle_graph(n={K})", "seed": SEED}), K)
         adapt, slots = batched(workload, say), slots_of(FAMILIES["ring"], K, "f4")
         begin_s, start = time.perf_counter() - start, time.perf_counter()
         first = [workload.first_state(k) for k in range(SAMPLED)]
         begin_s += (time.perf_counter() - start) * K / SAMPLED
-        state = stacked([first[0]] * K)  # all begin with the same
+        state = stack_states([first[0]] * K)  # all begin with the same
 
         def step(i: int) -> tuple[float, float]:
             nonlocal state

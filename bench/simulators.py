@@ -16,11 +16,11 @@ from forked import forked
 
 from difnet.algorithms import State
 from difnet.config import load
-from difnet.runtime.simulation import Adapt, Mix, batched, exact, mixing_of, stacked
-from difnet.system.machine import cores, process_for_tensors
-from difnet.topology import load as load_topology
-from difnet.workload import build
-from difnet.workload.kernels import compile_steps
+from difnet.runtime.stacked import Adapt, Mix, batched, exact, mixing_of, stack_states
+from difnet.system.machine import cores, torch_settings
+from difnet.topology.networks import load as load_topology
+from difnet.workload.building import build
+from difnet.workload.kernels import compile_kernels
 
 ENGINES = ("exact", "batched")
 TIMES = {40: 7, 400: 5, 2000: 3, 10_000: 1}
@@ -59,7 +59,7 @@ def measure(words: argparse.Namespace) -> figures.Document:
 
 def turns(K: int, times: int, name: str, k: int, wait_for_start: Callable[[], None]) -> dict:
     """Seconds per iteration of one simulator, measured over whole blocks of drawn tasks."""
-    with process_for_tensors(cores() if name == "batched" else 1):
+    with torch_settings(cores() if name == "batched" else 1):
         return timed_blocks(K, times, name, wait_for_start)
 
 
@@ -67,9 +67,9 @@ def timed_blocks(K: int, times: int, name: str, wait_for_start: Callable[[], Non
     """The same, with the threads set."""
     config = load(settings={"topology": f"cycle_graph(n={K})", "seed": figures.SEED})
     workload = build(config, K)
-    adapt = exact(workload, compile_steps(workload, say)) if name == "exact" else batched(workload, say)
+    adapt = exact(workload, compile_kernels(workload, say)) if name == "exact" else batched(workload, say)
     mixed = mixing_of(config, load_topology(config.topology))
-    state = stacked([workload.first_state(k) for k in range(K)])
+    state = stack_states([workload.first_state(k) for k in range(K)])
     wait_for_start()
     iterate(adapt, mixed, state, range(workload.block - 1, workload.block))
     seconds = []

@@ -8,7 +8,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from difnet.version import __version__ as __version__
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from difnet.record.run import Run
@@ -36,13 +36,13 @@ def simulate(topology: str = "ring40", **words: Any) -> "Run":
 
 def load(run: str = "latest") -> "Run":
     """A finished or running run: a folder, a name in runs/, its beginning, or "latest"."""
-    from difnet.record import run as runs
+    from difnet.record import finding
 
-    return runs.load(runs.resolve(run))
+    return finding.load(finding.resolve(run))
 
 
 def _run(runtime: Any, topology: str, words: dict[str, Any]) -> "Run":
     from difnet import config
-    from difnet.record import run as runs
+    from difnet.record import finding
 
-    return runs.load(runtime(config.load(settings={"topology": topology, **words}))["folder"])
+    return finding.load(runtime(config.load(settings={"topology": topology, **words}))["folder"])

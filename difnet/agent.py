@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from difnet.algorithms import Info, Server, State
-from difnet.maths.mixing import mix
+from difnet.maths.combine import mix
 from difnet.meta import Tasks
 
 Adapt = Callable[[State, Tasks], tuple[State, Info]]
@@ -23,12 +23,12 @@ def sharing(k: int, weights: Mapping[int, float], exchange: Exchange) -> Share:
 
     def share(i: int, phi: Tensor) -> Tensor:
         own = phi.numpy()
-        return owned(mix(weights, k, own, exchange(i, own)))
+        return aligned(mix(weights, k, own, exchange(i, own)))
 
     return share
 
 
-def owned(values: np.ndarray) -> Tensor:
+def aligned(values: np.ndarray) -> Tensor:
     """An array as a tensor in memory aligned as torch aligns it, so that kernels give equal bits everywhere."""
     return torch.tensor(values)
 

@@ -1,4 +1,4 @@
-"""One task: inner steps on the support set, outer loss on the query set, its gradient.
+"""How is a task fitted, and what is the gradient of that fit? Inner steps on the support set, then the query loss.
 
 The inner rate is a number, or a vector as long as w, one rate for each parameter (zeros freeze a parameter, which is
 ANIL; a learnt vector is Meta-SGD). Everything is written with `torch.func` for one task and mapped over a batch of

@@ -14,22 +14,23 @@ from torch import Tensor
 from difnet import config
 from difnet.errors import ConfigError
 from difnet.launch_models import LaunchModel
-from difnet.maths.evaluate import weights
+from difnet.maths.evaluate import query_samples
 from difnet.maths.flat import FlatModel
 from difnet.maths.scores import interval
 from difnet.meta import Batch, Tasks
-from difnet.record import run as runs
+from difnet.record import finding
 from difnet.record.events import LAUNCH_MODEL
-from difnet.record.tally import Held
-from difnet.runtime.testing import score
-from difnet.system.machine import process_for_tensors
-from difnet.workload import Workload, build, make_algorithm
+from difnet.record.tally import ModelAt
+from difnet.runtime.testing import score_models
+from difnet.system.machine import torch_settings
+from difnet.workload import Workload
+from difnet.workload.building import build, make_algorithm
 
 UNTRAINED = "untrained"
 PARTS = ("test", "validation")
 
 
-@process_for_tensors()  # as a run tests, for the same bits
+@torch_settings()  # as a run tests, for the same bits
 def evaluate(
     learnt: LaunchModel, *, part: str = "test", tasks: int = 600, steps: Sequence[int] = (1, 5, 10),
     seed: int | None = None, inner_lr: float | None = None, task: str | None = None,
@@ -53,12 +54,12 @@ def evaluate(
         workload = replace(workload, config=workload.config.model_copy(update={"seed": seed}))
     unseen = _tasks(workload, part)
     iteration = int(learnt.about["iteration"])
-    held = {LAUNCH_MODEL: Held(iteration, trained.numpy()), UNTRAINED: Held(0, first.cpu().numpy())}
+    held = {LAUNCH_MODEL: ModelAt(iteration, trained.numpy()), UNTRAINED: ModelAt(0, first.cpu().numpy())}
     clients = not isinstance(unseen, Tasks)
     c = workload.config
     return {
         "launch_model": str(learnt.path), "iteration": iteration, "task": c.task.model_dump(),
-        "part": part, "tasks": len(weights(unseen)), "clients": clients, "seed": c.seed, "level": 0.95,
+        "part": part, "tasks": len(query_samples(unseen)), "clients": clients, "seed": c.seed, "level": 0.95,
         "inner_lr": "learnt" if len(trained) > len(learnt.w) else c.inner_lr,
         "transductive": workload.model.is_transductive,
         "rows": [*_rows(workload, held, unseen), *_baselines(workload, unseen)],
@@ -81,8 +82,8 @@ def _config(
 def _workload(learnt: LaunchModel, asked: config.RunConfig) -> Workload:
     """The workload on the run's own network; for other tasks, or where nothing is known of it, on the smallest."""
     folder, own = learnt.path.parent, asked.task.name == learnt.about["task"]["name"]
-    if own and runs.is_run(folder):
-        run = runs.load(folder)
+    if own and finding.is_run(folder):
+        run = finding.load(folder)
         agents, hub = run.topology["agents"], run.ready.server if run.ready else None
     else:
         chosen = asked.algorithm
@@ -98,12 +99,12 @@ def _tasks(workload: Workload, part: str) -> Tasks | Sequence[Tasks]:
     if part not in PARTS:
         raise ConfigError(f"part is {part!r}; it must be {' or '.join(PARTS)}")
     unseen = workload.test_tasks() if part == "test" else workload.validation_tasks()
-    if not len(weights(unseen)):
+    if not len(query_samples(unseen)):
         raise ConfigError(f"task {workload.config.task.name!r} holds no clients out for {part!r}; try another --part")
     return unseen
 
 
-def _rows(workload: Workload, held: Mapping[str, Held], unseen: Tasks | Sequence[Tasks]) -> list[dict[str, Any]]:
+def _rows(workload: Workload, held: Mapping[str, ModelAt], unseen: Tasks | Sequence[Tasks]) -> list[dict[str, Any]]:
     more = getattr(workload.family, "metrics", {})
     names = ["loss", *(["accuracy"] if hasattr(workload.family, "accuracy") else []), *more]
 
@@ -112,7 +113,7 @@ def _rows(workload: Workload, held: Mapping[str, Held], unseen: Tasks | Sequence
         return torch.cat([figures, *(metric(prediction, batch[1]).to(figures)[None] for metric in more.values())])
 
     rows = []
-    for model, _, figures, samples in score(workload, held, unseen, measure if more else None):
+    for model, _, figures, samples in score_models(workload, held, unseen, measure if more else None):
         sizes = None if isinstance(unseen, Tasks) else samples
         for steps in (0, *workload.config.eval_steps):
             columns = zip(names, figures[:, steps].T, strict=True)
@@ -126,7 +127,7 @@ def _baselines(workload: Workload, unseen: Tasks | Sequence[Tasks]) -> list[dict
     scored = {"accuracy": getattr(family, "accuracy", None), **getattr(family, "metrics", {})}
     for name, predict in getattr(family, "baselines", {}).items():
         told = [(predict(task), task.query[1]) for task in _one_by_one(unseen)]
-        sizes = None if isinstance(unseen, Tasks) else weights(unseen).numpy()
+        sizes = None if isinstance(unseen, Tasks) else query_samples(unseen).numpy()
         rows.append({"model": name, "steps": None, **{
             figure: _figure(np.array([float(share(scores, targets)) for scores, targets in told]), sizes)
             for figure, share in scored.items() if share is not None}})  # fmt: skip

@@ -17,18 +17,18 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from difnet.after_training.model_card import CARD, card, is_of
+from difnet.after_training.model_card import CARD, is_card_of, model_card
 from difnet.after_training.personalisation import inputs_of
 from difnet.errors import ConfigError, EnvironmentLacks
 from difnet.launch_models import FILE, NAMED, LaunchModel, rates_beside
 from difnet.maths.flat import FlatModel
-from difnet.record import run as runs
-from difnet.system.machine import process_for_tensors
+from difnet.record import finding
+from difnet.system.machine import torch_settings
 
 SUFFIXES = {"torch": ".pt", "safetensors": ".safetensors", "onnx": ".onnx"}
 
 
-@process_for_tensors()
+@torch_settings()
 def export(learnt: LaunchModel, format: str, path: Path, *, force: bool = False) -> list[Path]:
     """Write a launch model to `path`, and a model card beside it; learnt inner rates too, in a file of their own.
 
@@ -50,15 +50,15 @@ def export(learnt: LaunchModel, format: str, path: Path, *, force: bool = False)
         "onnx": lambda scratch: _onnx(module, learnt, scratch),
     }
     beside = path.with_name(CARD)
-    mine = beside.is_file() and is_of(beside.read_text(encoding="utf-8"), learnt)
+    mine = beside.is_file() and is_card_of(beside.read_text(encoding="utf-8"), learnt)
     refuse_existing([path, *rates, *([] if mine else [beside])], force)
     for target, writer in {path: write[format], **rates}.items():
         write_whole(target, writer)
     files = {name: other for name, suffix in SUFFIXES.items() if (other := path.with_suffix(suffix)).is_file()
              and (mine or other == path)} | {format: path}  # fmt: skip
-    is_in_run = learnt.path.name == FILE and runs.is_run(learnt.path.parent)
-    run = runs.load(learnt.path.parent) if is_in_run else None
-    text = card(learnt, module, run, {name: file.name for name, file in files.items()})
+    is_in_run = learnt.path.name == FILE and finding.is_run(learnt.path.parent)
+    run = finding.load(learnt.path.parent) if is_in_run else None
+    text = model_card(learnt, module, run, {name: file.name for name, file in files.items()})
     write_whole(beside, lambda scratch: scratch.write_text(text, encoding="utf-8"))
     return [path, *rates, beside]
 

@@ -13,8 +13,9 @@ from torch import nn
 from difnet.launch_models import LaunchModel, rates_beside
 from difnet.maths.scores import interval
 from difnet.record.events import LAUNCH_MODEL
-from difnet.record.formatting import figure
-from difnet.record.run import Run, Score
+from difnet.record.files import TaskScore
+from difnet.record.formatting import number_text
+from difnet.record.run import Run
 
 CARD = "MODEL.md"
 READERS = {
@@ -40,12 +41,12 @@ def digest(learnt: LaunchModel) -> str:
     return hashlib.sha256(learnt.state.numpy().tobytes()).hexdigest()[:16]
 
 
-def is_of(text: str, learnt: LaunchModel) -> bool:
+def is_card_of(text: str, learnt: LaunchModel) -> bool:
     """Whether a card is that of this very launch model."""
     return f"`{digest(learnt)}`" in text
 
 
-def card(learnt: LaunchModel, module: nn.Module, run: Run | None, files: Mapping[str, str]) -> str:
+def model_card(learnt: LaunchModel, module: nn.Module, run: Run | None, files: Mapping[str, str]) -> str:
     """The model card.
 
     Args: `run`, where it is at hand, tells how it was trained and tested; `files`, the exported ones by format.
@@ -102,7 +103,7 @@ def _figures(run: Run) -> str:
     scores = [score for score in run.scores if score.model == LAUNCH_MODEL]
     lines = ["| inner steps | loss | accuracy |", "|---|---|---|"]
     for steps, same in groupby(sorted(scores, key=lambda s: int(s.steps)), key=lambda s: s.steps):
-        rows: list[Score] = list(same)
+        rows: list[TaskScore] = list(same)
         told = (_mean([getattr(row, name) for row in rows]) for name in ("loss", "accuracy"))
         lines.append(f"| {steps} | {' | '.join(told)} |")
     tasks = len({score.task for score in scores})
@@ -114,7 +115,7 @@ def _mean(values: list[float]) -> str:
     if any(value != value for value in values):
         return "–"
     mean, half = interval(values)
-    return figure(mean) + ("" if half is None else f" ± {figure(half)}")
+    return number_text(mean) + ("" if half is None else f" ± {number_text(half)}")
 
 
 def _use(learnt: LaunchModel, files: Mapping[str, str]) -> list[str]:

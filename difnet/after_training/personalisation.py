@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy, mse_loss
 from difnet import config
 from difnet.errors import ConfigError, DataError, Diverged
 from difnet.launch_models import LaunchModel
-from difnet.maths.evaluate import share_predicted
+from difnet.maths.evaluate import accuracy_of
 from difnet.maths.flat import FlatModel
 from difnet.meta import Batch
-from difnet.system.machine import process_for_tensors
-from difnet.workload import make_algorithm
+from difnet.system.machine import torch_settings
+from difnet.workload.building import make_algorithm
 
 TARGETS = ("target", "label", "y")
 
@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
     numbers: int | None  # inputs are whole numbers below this (of words, characters); None: any numbers
 
 
-class Cells(NamedTuple):
+class SampleTable(NamedTuple):
     """A table of numbers, and where they stood."""
 
     path: Path
@@ -53,7 +53,7 @@ class Fitted:
     transductive: bool
 
 
-@process_for_tensors()
+@torch_settings()
 def fit(
     learnt: LaunchModel, support: Path, query: Path | None = None, *, steps: int, inner_lr: float | None = None
 ) -> Fitted:
@@ -67,7 +67,7 @@ def fit(
     """
     module = learnt.module()
     flat, inputs = FlatModel(module), inputs_of(learnt, module)
-    sets = {"support": read_cells(support), **({"query": read_cells(query)} if query else {})}
+    sets = {"support": read_samples(support), **({"query": read_samples(query)} if query else {})}
     batches = {name: batch_of(cells, flat, learnt.w, inputs) for name, cells in sets.items()}
     classes = not batches["support"][1].is_floating_point()
 
@@ -83,7 +83,7 @@ def fit(
 
     def measured(state: Tensor, batch: Batch) -> dict[str, float]:
         w = algorithm.model(state)
-        accuracy = {"accuracy": float(share_predicted(flat(w, batch[0]), batch[1]))} if classes else {}
+        accuracy = {"accuracy": float(accuracy_of(flat(w, batch[0]), batch[1]))} if classes else {}
         return {"loss": float(loss(w, batch)), **accuracy}
 
     figures = {name: {"before": measured(begun, batch), "after": measured(fitted, batch)}
@@ -125,7 +125,7 @@ def inputs_of(learnt: LaunchModel, module: nn.Module) -> Inputs:
     )
 
 
-def read_cells(path: Path) -> Cells:
+def read_samples(path: Path) -> SampleTable:
     """The numbers in a CSV file with a header; the column target, label or y is the target, else the last one is.
 
     Raises: DataError, naming file, line and column.
@@ -154,11 +154,11 @@ def read_cells(path: Path) -> Cells:
             raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(names)} columns; a line "
                             f"needs one cell for each")  # fmt: skip
         values.append([_number(path, line, name, cell) for name, cell in zip(names, row, strict=True)])
-    return Cells(path, names[:at] + names[at + 1 :], names[at], [v[:at] + v[at + 1 :] for v in values],
+    return SampleTable(path, names[:at] + names[at + 1 :], names[at], [v[:at] + v[at + 1 :] for v in values],
                  [v[at] for v in values], [line for line, _ in lines])  # fmt: skip
 
 
-def batch_of(cells: Cells, flat: FlatModel, w: Tensor, inputs: Inputs) -> Batch:
+def batch_of(cells: SampleTable, flat: FlatModel, w: Tensor, inputs: Inputs) -> Batch:
     """Samples as a model takes them: inputs (n, ...), targets (n, 1) of w's dtype, or classes (n,), int64.
 
     Raises: DataError, naming the cell that the model cannot take.

@@ -1,7 +1,9 @@
-"""The contract of an algorithm: a few pure functions of values, for one agent, and for the hub of a star.
+"""How does an agent adapt and combine? An algorithm is a few pure functions, for an agent and for the hub of a star.
 
 One file is one algorithm; its factory bears the file's name and takes (model, loss), of the run's common words those it
 has a use for (inner_lr, inner_steps, order, outer_lr, optimizer, iterations), and its own options.
+
+Imports: errors, meta, maths.
 """
 
 from collections.abc import Callable

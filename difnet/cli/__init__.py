@@ -1,4 +1,8 @@
-"""Words on the command line -> a RunConfig -> a runtime. No logic of its own, and nothing heavy before it is needed."""
+"""Which words does a user type? Words -> a RunConfig -> a runtime; no logic of its own, and nothing heavy unasked.
+
+Imports: errors, system, catalog, config, data, maths, launch_models, topology, record, workload, screen, places,
+report, doctor, runtime, after_training.
+"""
 
 import importlib
 import sys

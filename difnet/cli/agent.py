@@ -17,6 +17,6 @@ def command(agent: int, **told: Any) -> int:
     Examples:
       difnet agent 3 --registry tcp://127.0.0.1:5600 --token $DIFNET_TOKEN
     """
-    from difnet.runtime.host import Hosting, run_foreground
+    from difnet.runtime.host import HostSettings, run_foreground
 
-    return run_foreground(Hosting([agent], **told))
+    return run_foreground(HostSettings([agent], **told))

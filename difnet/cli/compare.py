@@ -32,9 +32,9 @@ def command(a: str, b: str, home: str, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from difnet.record import run as runs
+    from difnet.record import finding
 
-    document = compare(runs.load(runs.resolve(a, home)), runs.load(runs.resolve(b, home)))
+    document = compare(finding.load(finding.resolve(a, home)), finding.load(finding.resolve(b, home)))
     if as_json:
         click.echo(json.dumps(document))
     else:
@@ -43,17 +43,17 @@ def command(a: str, b: str, home: str, as_json: bool) -> None:
 
 def compare(a: Any, b: Any) -> dict[str, Any]:
     """Two runs as one document: what differs in `config`, `figures` with their ratio b/a, and `same_launch_model`."""
-    from difnet.record import run as runs
+    from difnet.record import comparing
 
-    left, right = runs.flatten(a.summary), runs.flatten(b.summary)
+    left, right = comparing.flatten(a.summary), comparing.flatten(b.summary)
     names = [n for n in dict.fromkeys([*left, *right]) if n in SHOWN or n.startswith(SHOWN_PREFIXES)]
     return {
         "a": str(a.folder),
         "b": str(b.folder),
-        "config": {n: list(pair) for n, pair in runs.differences(a.config, b.config).items()},
+        "config": {n: list(pair) for n, pair in comparing.differences(a.config, b.config).items()},
         "figures": {n: _figures(left.get(n), right.get(n)) for n in names},
         "energy_quality": [left.get("energy.quality"), right.get("energy.quality")],
-        "same_launch_model": runs.same_bits(a, b),
+        "same_launch_model": comparing.same_bits(a, b),
     }
 
 
@@ -86,9 +86,9 @@ def _table(document: dict[str, Any]) -> "RenderableType":
 
 
 def _row(name: str, row: dict[str, float | None], energy_quality: list[str | None]) -> tuple[str, str, str, str]:
-    from difnet.record.formatting import bytes_text, figure
+    from difnet.record.formatting import bytes_text, number_text
 
-    show = bytes_text if name in ("bytes.payload", "bytes.wire") else figure
+    show = bytes_text if name in ("bytes.payload", "bytes.wire") else number_text
     if name == "energy.joules":
         name += f" ({' / '.join(dict.fromkeys(str(q or 'unknown') for q in energy_quality))})"
     ratio = "" if row["ratio"] is None else f"{row['ratio']:.3g}"

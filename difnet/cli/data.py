@@ -159,7 +159,7 @@ def show(
       difnet data show --task synthetic --agents 20 -o who.png
     """
     from difnet.errors import ConfigError
-    from difnet.report.partition import holdings, picture, rows
+    from difnet.report.partition import agent_data, picture, rows
 
     if run and task:
         raise ConfigError(f"both a run ({run}) and --task {task}; give one of them")
@@ -167,7 +167,7 @@ def show(
         raise ConfigError(f"cannot draw to {output!r}: pictures end in .png, .svg or .pdf.")
     with waiting():
         title, manifest = _asked(task, agents, settings, data_dir) if task else _recorded(run or "latest", home)
-    held = holdings(manifest)
+    held = agent_data(manifest)
     if as_json:
         click.echo(json.dumps([holding._asdict() for holding in held], indent=1))
     else:
@@ -184,7 +184,7 @@ def _asked(task: str, agents: int, settings: tuple[str, ...], data_dir: str | No
     """The manifest of a task family that is made for it."""
     from difnet import config
     from difnet.errors import ConfigError
-    from difnet.workload import make_family
+    from difnet.workload.building import make_family
 
     words = {"task": task} | ({"data_dir": data_dir} if data_dir else {})
     family = make_family(config.load(None, dict(map(config.parse_setting, settings)), words), agents)
@@ -196,9 +196,9 @@ def _asked(task: str, agents: int, settings: tuple[str, ...], data_dir: str | No
 def _recorded(run: str, home: str) -> tuple[str, dict[str, Any]]:
     """The manifest that a run has kept."""
     from difnet.errors import RunFolderError
-    from difnet.record import run as runs
+    from difnet.record import finding
 
-    folder = runs.resolve(run, home)
+    folder = finding.resolve(run, home)
     path = folder / "partition.json"
     try:
         return folder.name, json.loads(path.read_text(encoding="utf-8"))
@@ -212,10 +212,10 @@ def _recorded(run: str, home: str) -> tuple[str, dict[str, Any]]:
 @contextmanager
 def waiting() -> Iterator[None]:
     """Within the block, what takes long is shown on stderr: a bar on a terminal, now and then a line on a pipe."""
-    from difnet.system.progress import heard_by, spoken
+    from difnet.system.progress import as_lines, progress_to
 
     if not sys.stderr.isatty():
-        with heard_by(spoken(lambda text: click.echo(text, err=True))):
+        with progress_to(as_lines(lambda text: click.echo(text, err=True))):
             yield
         return
     from rich.console import Console
@@ -233,5 +233,5 @@ def waiting() -> Iterator[None]:
                 one[what] = bars.add_task(what, total=whole)
             bars.update(one[what], completed=done, total=whole)
 
-        with heard_by(hear):
+        with progress_to(hear):
             yield

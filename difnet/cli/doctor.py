@@ -10,7 +10,7 @@ import click
 from difnet.errors import ConfigError, EnvironmentLacks
 
 if TYPE_CHECKING:
-    from difnet.doctor.examination import Finding
+    from difnet.doctor.finding import Finding
 
 
 @click.command()
@@ -35,8 +35,8 @@ def command(
       difnet doctor --topology star10 --json
     """
     try:
-        from difnet.doctor import examination
-        from difnet.topology import load
+        from difnet.doctor import examination, finding
+        from difnet.topology.networks import load
     except ImportError as error:
         raise EnvironmentLacks(f"difnet is not installed as a whole: {error}; install it again with pip") from error
 
@@ -47,13 +47,13 @@ def command(
     if smoke and not as_json:
         click.echo("running two agents …", err=True)
     findings = examination.examine(planned, agents or planned.agents, Path(runs), data_dir, smoke)
-    state = examination.worst(findings.values())
+    state = finding.worst(findings.values())
     if as_json:
         checks = [{"name": name, **finding._asdict()} for name, finding in findings.items()]
         click.echo(json.dumps({"checks": checks, "state": state}))
     else:
         _show(findings)
-    return EnvironmentLacks.exit_code if state == examination.FAIL else 0
+    return EnvironmentLacks.exit_code if state == finding.FAIL else 0
 
 
 def _show(findings: "dict[str, Finding]") -> None:

@@ -41,7 +41,7 @@ def command(
     from difnet.after_training.evaluation import evaluate
     from difnet.cli.data import waiting
     from difnet.cli.launch_model import launch_model
-    from difnet.record.recorder import known
+    from difnet.record.files import finite_or_none
 
     both = {f"{prefix}{name}": given[name] for name in ("shots", "queries") for prefix in ("", "eval_")}
     words = {**both, "data_dir": given["data_dir"]}
@@ -52,7 +52,7 @@ def command(
             inner_lr=given["inner_lr"], task=task, settings=told,
         )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(known(document)))
+        click.echo(json.dumps(finite_or_none(document)))
         return
     click.echo(_head(document) + "\n")
     print_table(*_table(document))
@@ -98,9 +98,9 @@ def _table(document: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _cell(told: dict[str, float | None] | None, kind: str) -> str:
-    from difnet.record.formatting import figure
+    from difnet.record.formatting import number_text
 
     if told is None:
         return "–"
     half = told["half_width"] if kind == "mean" else None
-    return figure(told[kind]) + ("" if half is None else f" ± {figure(half)}")
+    return number_text(told[kind]) + ("" if half is None else f" ± {number_text(half)}")

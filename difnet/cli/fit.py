@@ -35,21 +35,22 @@ def command(
     from difnet.after_training.export import refuse_existing, write_whole
     from difnet.after_training.personalisation import fit, write
     from difnet.cli.launch_model import launch_model
-    from difnet.record.recorder import known
+    from difnet.record.files import finite_or_none
 
     refuse_existing([output], force)
     fitted = fit(launch_model(run, home), support, query, steps=steps, inner_lr=inner_lr)
     write_whole(output, lambda scratch: write(fitted.learnt, scratch))
     document = {"file": str(output), **fitted.learnt.about["fitted"], "transductive": fitted.transductive}
-    click.echo(json.dumps(known(document)) if as_json else "\n".join(_lines(document)))
+    click.echo(json.dumps(finite_or_none(document)) if as_json else "\n".join(_lines(document)))
 
 
 def _lines(document: dict[str, Any]) -> list[str]:
-    from difnet.record.formatting import figure
+    from difnet.record.formatting import number_text
 
     lines = []
     for name, told in document["figures"].items():
-        courses = [f"{what} {figure(told['before'][what])} -> {figure(told['after'][what])}" for what in told["before"]]
+        before, after = ({what: number_text(x) for what, x in told[when].items()} for when in ("before", "after"))
+        courses = [f"{what} {before[what]} -> {after[what]}" for what in before]
         lines.append(f"{name}, {document['samples'][name]} samples: {', '.join(courses)}")
     if document["transductive"]:
         lines.append("batch normalisation: a prediction depends on the other samples of its batch (transductive)")

@@ -41,7 +41,7 @@ def command(agents: str, **told: Any) -> int:
       difnet host --agents 0-19 --registry tcp://10.0.0.1:5600 --token $DIFNET_TOKEN
       DIFNET_TOKEN=… DIFNET_AGENTS=3 DIFNET_REGISTRY=tcp://dashboard:5600 difnet host --advertise agent-3
     """
-    from difnet.places import read
-    from difnet.runtime.host import Hosting, run_host
+    from difnet.places import parse_agents
+    from difnet.runtime.host import HostSettings, run_host
 
-    return run_host(Hosting(read(agents), **told))
+    return run_host(HostSettings(parse_agents(agents), **told))

@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from difnet.cli import options
-from difnet.screen import terminal
+from difnet.cli import following, options
 
 
 @click.command()
@@ -44,4 +43,4 @@ def command(ready_made: str | None, **given: Any) -> int:
     if dry:
         click.echo(plan(config))
         return 0
-    return terminal.follow(launch, shown, config)
+    return following.follow(launch, shown, config)

@@ -10,6 +10,6 @@ def launch_model(word: str, home: str) -> Any:
     Raises: RunFolderError, if there is none.
     """
     from difnet.launch_models import read
-    from difnet.record import run as runs
+    from difnet.record import finding
 
-    return read(word if Path(word).is_file() or word.endswith(".safetensors") else runs.resolve(word, home))
+    return read(word if Path(word).is_file() or word.endswith(".safetensors") else finding.resolve(word, home))

@@ -43,7 +43,7 @@ def command(
     """
     import json
 
-    from difnet.record import run as runs
+    from difnet.record import finding
     from difnet.record.costs import Target
     from difnet.report import writing
 
@@ -51,8 +51,8 @@ def command(
     if at is not None:
         _serve(names, home, at, targets, output, as_json)
         return
-    folders = [runs.resolve(name, home) for name in names]
-    loaded = [runs.load(folder) for folder in dict.fromkeys(folders)]
+    folders = [finding.resolve(name, home) for name in names]
+    loaded = [finding.load(folder) for folder in dict.fromkeys(folders)]
     place = output or (loaded[0].folder / "report" if len(loaded) == 1 else Path("report"))
     page = writing.write(loaded, place, targets)
     if as_json:

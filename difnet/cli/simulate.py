@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from difnet.cli import options
-from difnet.screen import terminal
+from difnet.cli import following, options
 
 
 @click.command()
@@ -28,4 +27,4 @@ def command(ready_made: str | None, **given: Any) -> int:
     config = options.read(given, ready_made)
     from difnet.runtime.simulation import simulate
 
-    return terminal.follow(simulate, shown, config)
+    return following.follow(simulate, shown, config)

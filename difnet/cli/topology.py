@@ -70,7 +70,7 @@ def show(spec: str, output: str | None, weights: str | None, agents: int | None,
       difnet topology show paper6 --weights averaging -o paper6.png
     """
     from difnet.errors import ConfigError
-    from difnet.topology import load
+    from difnet.topology.networks import load
 
     if output and Path(output).suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"cannot draw to {output!r}: pictures end in .png, .svg or .pdf.")
@@ -104,7 +104,7 @@ def make(spec: str, output: str, weights: str | None, agents: int | None) -> Non
       difnet topology make "cycle_graph(n=6)" -o ring.toml
       difnet topology show ring.toml
     """
-    from difnet.topology import load, save
+    from difnet.topology.networks import load, save
 
     topology = load(spec, agents=agents, weights=weights)
     save(topology, path := Path(output))
@@ -128,8 +128,8 @@ def weights(spec: str, matrix: str | None, as_json: bool) -> None:
       difnet topology weights paper6 --matrix metropolis > A.csv
     """
     from difnet.errors import TopologyError
-    from difnet.maths import mixing
-    from difnet.topology import load
+    from difnet.topology import weights
+    from difnet.topology.networks import load
 
     if matrix:
         A = load(spec, weights=matrix).A
@@ -137,7 +137,7 @@ def weights(spec: str, matrix: str | None, as_json: bool) -> None:
         return
     topology = load(spec)
     rules: dict[str, Any] = {}
-    for name, rule in mixing.RULES.items():
+    for name, rule in weights.RULES.items():
         try:
             rules[name] = _mixing_facts(rule(topology.graph))
         except TopologyError as error:

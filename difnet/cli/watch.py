@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from difnet.cli import following
 from difnet.screen import terminal
 
 if TYPE_CHECKING:
@@ -38,16 +39,16 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
       difnet watch runs/2026-11-20_14-00-22_ring40_dif-maml_s0
       difnet watch latest --json
     """
-    from difnet.record import run as runs
+    from difnet.record import finding
 
-    folder = runs.resolve(run, home)
+    folder = finding.resolve(run, home)
     try:
         if as_json:
             ended = _print_json(folder, patience)
         elif (folder / "run.json").is_file():
             ended = _show_finished(folder)
         else:
-            with terminal.Screen(partial(terminal.print_line, err=False)) as shown:
+            with terminal.Screen(partial(following.print_line, err=False)) as shown:
                 for event in _patient(folder, patience):
                     shown.show(event)
             ended = shown.view.ended
@@ -67,13 +68,13 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
 
 def _patient(folder: Path, patience: float) -> "Iterator[Event | None]":
     """The run's events, until it ends or has been silent for `patience` seconds; raises Silent then."""
-    from difnet.record import run as runs
+    from difnet.record import finding
     from difnet.record.formatting import time_text
 
     path = folder / "events.jsonl"
     last = time.monotonic() - (max(time.time() - path.stat().st_mtime, 0) if path.is_file() else 0)
     caught_up = False
-    for event in runs.follow(folder, poll_s=min(0.25, patience / 2)):
+    for event in finding.follow(folder, poll_s=min(0.25, patience / 2)):
         yield event
         if event is None:
             caught_up = True
@@ -87,11 +88,11 @@ def _patient(folder: Path, patience: float) -> "Iterator[Event | None]":
 
 
 def _show_finished(folder: Path) -> "RunEnded":
-    from difnet.record import run as runs
+    from difnet.record import finding
     from difnet.record.events import RunEnded
     from difnet.screen.dashboard import View, render, update
 
-    run, view = runs.load(folder), View()
+    run, view = finding.load(folder), View()
     for event in run.events:
         view = update(view, event)
     ended = view.ended or RunEnded(run.state, run.summary)

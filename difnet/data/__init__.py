@@ -2,6 +2,8 @@
 
 One file reads one data set: its `read` takes the folder in which the files lie, as their owners publish them, and
 returns a `Table`. What was parsed is kept beside the compiled kernels (`cache.kept`) and memory-mapped.
+
+Imports: errors, system.
 """
 
 from collections.abc import Sequence

@@ -18,8 +18,7 @@ import numpy as np
 
 from difnet.data import Array
 from difnet.errors import EnvironmentLacks
-from difnet.system.folders import cache_folder
-from difnet.system.lifetime import owned, sweep
+from difnet.system.folders import cache_folder, own_prefix, sweep_orphans
 
 VERSION = 1
 READING = "reading-"
@@ -92,8 +91,8 @@ def kept(
     if not (folder / "about.json").is_file():
         with _room(base):
             base.mkdir(parents=True, exist_ok=True)
-            sweep(base, READING)
-            scratch = tempfile.TemporaryDirectory(dir=base, prefix=owned(READING))
+            sweep_orphans(base, READING)
+            scratch = tempfile.TemporaryDirectory(dir=base, prefix=own_prefix(READING))
         with scratch as name:
             whole = Path(name) / "whole"
             whole.mkdir()

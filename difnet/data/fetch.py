@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from difnet.data.sources import File, Source
 from difnet.errors import DataError, EnvironmentLacks
-from difnet.system.progress import progress
+from difnet.system.progress import report_progress
 
 DEADLINE_S = 30.0
 PIECE = 2**18
@@ -69,7 +69,7 @@ def sums_of(path: Path, kinds: Sequence[str] = ("sha256", "md5")) -> set[str]:
             for digest in running.values():
                 digest.update(piece)
             done += len(piece)
-            progress(f"checking {path.name}", done, size)
+            report_progress(f"checking {path.name}", done, size)
     return {f"{kind}:{digest.hexdigest()}" for kind, digest in running.items()}
 
 
@@ -181,7 +181,7 @@ def _append(address: str, name: str, stream: BinaryIO, size: int | None, deadlin
         while piece := _piece(answer.read1, deadline_s):
             stream.write(piece)
             done += len(piece)
-            progress(f"fetching {name}", done, whole)
+            report_progress(f"fetching {name}", done, whole)
             if size is not None and done > size:
                 stream.truncate(0)
                 raise _Failed(f"more than the {size} bytes that it should have; thrown away")
@@ -223,7 +223,7 @@ def _unpacked(archive: Path, file: File) -> Path:
             with opened.open(file.member) as source, open(part, "wb") as target:
                 while piece := source.read(PIECE):
                     target.write(piece)
-                    progress(f"unpacking {file.name}", target.tell(), whole)
+                    report_progress(f"unpacking {file.name}", target.tell(), whole)
     except (KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         part.unlink(missing_ok=True)
         archive.rename(archive.with_name(f"{archive.name}.wrong"))

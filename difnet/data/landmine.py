@@ -12,7 +12,7 @@ from difnet.data import Array, Table
 from difnet.data.cache import Writer, kept
 from difnet.data.home import find
 from difnet.errors import DataError, EnvironmentLacks
-from difnet.system.progress import progress
+from difnet.system.progress import report_progress
 
 FILE, FEATURES = "LandmineData.mat", 9
 REMEDY = "`difnet data check` compares it with what its owner published, `difnet data get landmine` fetches it anew"
@@ -28,7 +28,7 @@ def read(place: Path) -> Table:
     path = find(place, FILE)
 
     def parse(writer: Writer) -> None:
-        progress(f"reading {path.name}", 0)
+        report_progress(f"reading {path.name}", 0)
         features, labels = (_cells(path, name) for name in ("feature", "label"))
         if len(features) != len(labels) or not len(features):
             raise DataError(f"{path}: {len(features)} cells in 'feature', {len(labels)} in 'label'; they must be as "

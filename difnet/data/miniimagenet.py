@@ -16,7 +16,7 @@ from difnet.data.home import find
 from difnet.data.images import Picture, decode, shelf
 from difnet.data.rows import table
 from difnet.errors import DataError, EnvironmentLacks
-from difnet.system.progress import progress
+from difnet.system.progress import report_progress
 
 PARTS = ("train", "val", "test")
 SIZE = 84
@@ -57,7 +57,7 @@ def read(place: Path) -> Table:
                 for label in sorted(classes):
                     for number, take in enumerate(classes[label], start=sum(sizes) + 1):
                         writer.add("inputs", decode(take(), "RGB", SIZE)[None])
-                        progress("reading pictures", number)
+                        report_progress("reading pictures", number)
                     writer.add("targets", np.full(len(classes[label]), len(names)))
                     names.append(label)
                     sizes.append(len(classes[label]))

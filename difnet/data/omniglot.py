@@ -13,7 +13,7 @@ from difnet.data import Table
 from difnet.data.cache import Writer, kept
 from difnet.data.images import Picture, decode, pictures
 from difnet.errors import DataError, EnvironmentLacks
-from difnet.system.progress import progress
+from difnet.system.progress import report_progress
 
 SETS = ("images_background", "images_evaluation")
 
@@ -38,7 +38,7 @@ def read(place: Path, size: int = 28) -> Table:
                 writer.add("targets", np.full(len(pixels), len(names)))
                 names.append(character)
                 sizes.append(len(pixels))
-                progress(f"reading {name}", len(names))
+                report_progress(f"reading {name}", len(names))
             if not names or not names[-1].startswith(f"{name}/"):
                 raise DataError(f"{source} holds no drawings, such as {name}/ALPHABET/character01/0001_01.png; `difnet "
                                 f"data get omniglot` fetches it anew")  # fmt: skip

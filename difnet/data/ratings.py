@@ -15,7 +15,7 @@ from difnet.data import Array, Table
 from difnet.data.cache import Writer, kept
 from difnet.data.rows import Row, table
 from difnet.errors import ConfigError, DataError, EnvironmentLacks
-from difnet.system.progress import progress
+from difnet.system.progress import report_progress
 
 RATINGS = ("ratings.csv", "ratings.csv.gz", "ratings.dat", "u.data")
 FILMS = ("movies.csv", "movies.csv.gz", "movies.dat")
@@ -71,7 +71,7 @@ def read(
             later += int((used >= classes).sum())
             writer.add("inputs", past(np.minimum(used, classes - 1), times[rows], classes))
             writer.add("targets", np.minimum(used, classes - 1))
-            progress("sorting records by user", number + 1, len(users))
+            report_progress("sorting records by user", number + 1, len(users))
         writer.add("sizes", sizes.astype(np.int64))
         writer.add("first", (np.cumsum(sizes) - sizes).astype(np.int64))
         writer.facts = {"names": [f"user-{u}" for u in users], "item": item, "items": len(items), "classes": classes,
@@ -147,7 +147,7 @@ def _records(source: Path, films: Path | None, columns: Columns) -> tuple[dict, 
             items_of.append(items.setdefault(genres.get(what, what), len(items)))
             times.append(_seconds(when, rows.where, row))
             if row.line % EVERY == 0:
-                progress(f"reading {source.name}", row.line)
+                report_progress(f"reading {source.name}", row.line)
     if not users:
         raise DataError(f"{rows.where} has no records below the names of its columns; fetch it anew")
     return users, items, np.array(users_of), np.array(items_of), np.array(times)

@@ -18,7 +18,7 @@ from difnet.data import Array, Table, leaf
 from difnet.data.cache import Writer, kept
 from difnet.data.stream import REMEDY, lines
 from difnet.errors import DataError, EnvironmentLacks
-from difnet.system.progress import progress
+from difnet.system.progress import report_progress
 
 LENGTH = 25  # words of a tweet
 PADDING, UNKNOWN, RESERVED = 0, 1, 2  # word numbers; from RESERVED on they are those of the vocabulary
@@ -170,7 +170,7 @@ def _collected(tweets: Iterable[Tweet]) -> _Read:
         who.append(users.setdefault(tweet.user, len(users)))
         labels.append(tweet.label)
         if n % AT_ONCE == 0:
-            progress("numbering words", n)
+            report_progress("numbering words", n)
     owner = np.array(who, dtype=np.int32)
     return _Read(np.frombuffer(words, dtype=np.int32).reshape(-1, LENGTH), list(lexicon), np.array(labels),
                  np.argsort(owner, kind="stable"), list(users), np.bincount(owner))  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from difnet.errors import DataError, EnvironmentLacks
-from difnet.system.progress import progress
+from difnet.system.progress import report_progress
 
 PIECE = 2**16
 REMEDY = "`difnet data check` compares it with what its owner published; fetch it anew"
@@ -28,7 +28,7 @@ def pieces(path: Path) -> Iterator[bytes]:
             file = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=raw))) if packed else raw
             while piece := file.read(PIECE):
                 done += len(piece)
-                progress(f"reading {path.name}", raw.tell(), whole)
+                report_progress(f"reading {path.name}", raw.tell(), whole)
                 yield piece
     except (FileNotFoundError, IsADirectoryError) as error:
         raise EnvironmentLacks(f"there is no file {path}") from error

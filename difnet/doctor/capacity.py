@@ -1,4 +1,4 @@
-"""How much of a machine does a network of agents take, and how much is there to be had?
+"""How much of a machine does a network of agents take, and is there so much to be had?
 
 The figures per agent are measured; a test measures them again on real processes.
 """
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+
+from difnet.doctor.finding import FAIL, OK, WARN, Finding
+from difnet.record.formatting import bytes_text
 
 if TYPE_CHECKING:
     from difnet.topology import Topology
@@ -48,7 +51,7 @@ def descriptors_for(topology: "Topology", here: int) -> dict[str, int]:
 
 def links(topology: "Topology") -> dict[int, tuple[int, int]]:
     """Agent -> how many connections it accepts, and how many it dials."""
-    from difnet.runtime.agent_process import links_of
+    from difnet.exchange.links import links_of
 
     dials = {k: [link.dials for link in links_of(k, topology)] for k in range(topology.agents)}
     return {k: (len(each) - sum(each), sum(each)) for k, each in dials.items()}
@@ -103,3 +106,48 @@ def tasks_left() -> tuple[int | None, int | None]:
     running = psutil.process_iter(["uids", "num_threads"])
     threads = [p.info["num_threads"] or 1 for p in running if p.info["uids"] and p.info["uids"].real == user]
     return limit - sum(threads), of_group
+
+
+def descriptors(topology: "Topology", here: int, most: int) -> Finding:
+    """File descriptors that a run needs, in the process that needs most, against what one process may have."""
+    by_process = descriptors_for(topology, here)
+    need = max(by_process.values())
+    allowed = math.inf if most == resource.RLIM_INFINITY else most
+    who = ", ".join(f"{name} takes {count}" for name, count in by_process.items())
+    seen = f"{topology.name} with {here} agents here: {who}; a process may have {allowed:.0f}"
+    dialled = max(dialled for _, dialled in links(topology).values())
+    if dialled > MOST_DIALLED:
+        return Finding(FAIL, f"{seen}; an agent would dial {dialled} neighbours, and ZeroMQ can {MOST_DIALLED}",
+                       "take a topology of smaller degree")  # fmt: skip
+    if need <= allowed:
+        return Finding(OK, seen)
+    return Finding(FAIL, seen, f"have root raise the hard limit to {need} (nofile in /etc/security/limits.conf; "
+                               f"ulimits of a container), or run fewer agents on each host")  # fmt: skip
+
+
+def memory(here: int, available: int) -> Finding:
+    """Memory that agents of a small model take against what is available, both in bytes."""
+    need = bytes_for(here)
+    each, base = AGENT_BYTES // MIB, BASE_BYTES // MIB
+    seen = (f"{bytes_text(available)} available; {here} agents take about {bytes_text(need)}: {each} MiB each, and "
+            f"{base} MiB for host and launcher")  # fmt: skip
+    fit = max(0, (available - BASE_BYTES) // AGENT_BYTES)
+    fewer = f"at most {fit} agents fit here" if fit else "not even one agent fits here"
+    if need > available:
+        return Finding(FAIL, seen, f"{fewer}; use several hosts, or free some memory")
+    if need > 0.8 * available:
+        return Finding(WARN, seen, f"{fewer}, and a larger model or real data take more; free some memory")
+    return Finding(OK, seen)
+
+
+def processes(here: int, of_user: int | None, of_group: int | None) -> Finding:
+    """Threads that agents take, each of which the kernel counts as a process, against how many more there may be."""
+    need = tasks_for(here)
+    room = min((left for left in (of_user, of_group) if left is not None), default=None)
+    allowed = "no limit" if room is None else f"{room} more are allowed"
+    seen = f"{need} for {here} agents and their host, threads counted; {allowed}"
+    if room is None or need <= room:
+        return Finding(OK, seen)
+    if room == of_user:
+        return Finding(FAIL, seen, "raise ulimit -u, or run fewer agents on each host")
+    return Finding(FAIL, seen, "raise pids.max of the control group (pids_limit of a container), or run fewer agents")

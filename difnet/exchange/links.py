@@ -5,11 +5,14 @@ A link is moved through its life by `transport.py`: joining -> active -> done | 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from difnet.exchange import wire
+
+if TYPE_CHECKING:
+    from difnet.topology import Topology
 
 JOINING, ACTIVE, DONE, LOST = "joining", "active", "done", "lost"
 
@@ -125,3 +128,18 @@ class Link:
         if state is not None:
             self.used = current
         return state
+
+
+def links_of(k: int, topology: "Topology", server: int | None = None) -> list[Link]:
+    """Agent k's links: of two neighbours the rim dials the hub, else the higher number dials the lower.
+
+    Where one serves, its links to the others are the only ones, and both ends hear and tell, whatever the weights are.
+    """
+    hears, tells = set(topology.hears(k)), set(topology.tells(k))
+    if server is not None:
+        hears = tells = {server} if k != server else set(range(topology.agents)) - {server}
+
+    def dials(l: int) -> bool:
+        return l == topology.hub or (k != topology.hub and k > l)
+
+    return [Link(l, dials(l), l in hears, l in tells) for l in sorted(hears | tells)]

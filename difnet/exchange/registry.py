@@ -14,7 +14,6 @@ it without a deadline.
 """
 
 import hmac
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import zmq
 
-from difnet.errors import ConfigError, EnvironmentLacks, WireError
-from difnet.exchange import wire
+from difnet.errors import EnvironmentLacks, WireError
 from difnet.exchange.sockets import dual, readable
+from difnet.exchange.wire import natural_number, pack_control, unpack_control
 from difnet.record import events
 
 STOP_ANSWER_S = 5.0
@@ -144,7 +143,7 @@ class Registry:
     def _read(self, frames: list[bytes]) -> Message:
         if len(frames) < 2:
             raise WireError("a control message without a header")
-        kind, body, tensors = _read_message(frames[1:])
+        kind, body, tensors = unpack_control(frames[1:])
         token = body.pop("token", "")
         if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._token.encode()):
             if kind == "configuration?":  # somebody who may have mistyped it waits for an answer
@@ -157,7 +156,7 @@ class Registry:
 
     def _serve(self, message: Message) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
         sender, kind, body, tensors = message
-        if kind in events.KINDS and (agent := _natural(body, "agent")) in self._agents:
+        if kind in events.KINDS and (agent := natural_number(body, "agent")) in self._agents:
             self._agents[agent] = sender  # its connection may be a new one
         if kind == "configuration?":
             self._introduce(sender, body)
@@ -167,13 +166,13 @@ class Registry:
                 self._send(sender, "beat", {})
                 yield kind, body | {"agents": host.agents}, tensors
         elif kind == "register":
-            self._register(sender, _natural(body, "agent"), str(body.get("endpoint", "")))
+            self._register(sender, natural_number(body, "agent"), str(body.get("endpoint", "")))
         elif kind == "joined":
-            self._join(_natural(body, "agent"))
+            self._join(natural_number(body, "agent"))
         elif kind == "leave":
             self._send(sender, "left", {})
         elif kind == "at":
-            self._at[_natural(body, "agent")] = _natural(body, "iteration")
+            self._at[natural_number(body, "agent")] = natural_number(body, "iteration")
         else:
             yield kind, body, tensors
 
@@ -232,94 +231,8 @@ class Registry:
 
     def _send(self, to: bytes, kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray] = ()) -> None:
         try:
-            self._router.send_multipart([to, *_message(kind, body, tensors)], zmq.NOBLOCK)
+            self._router.send_multipart([to, *pack_control(kind, body, tensors)], zmq.NOBLOCK)
         except zmq.ZMQError:
             pass  # whoever it was has gone; who is gone is known from elsewhere
 
 
-def _message(kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray]) -> list[bytes]:
-    """A control message: its document, then the tensors, flat, whose types the document names."""
-    named = body | ({"dtypes": [t.dtype.name for t in tensors]} if tensors else {})
-    return [wire.pack_document(kind, named), *(t.tobytes() for t in tensors)]
-
-
-def _read_message(frames: list[bytes]) -> tuple[str, dict[str, Any], list[np.ndarray]]:
-    kind, body = wire.unpack_document(frames[0])
-    dtypes = body.pop("dtypes", [])
-    if not isinstance(dtypes, list) or len(dtypes) != len(frames) - 1:
-        raise WireError("a control message whose tensors are not as announced")
-    tensors = []
-    for name, frame in zip(dtypes, frames[1:], strict=True):
-        if name not in wire.DTYPES or len(frame) % wire.DTYPES[name].itemsize:
-            raise WireError("a tensor of unknown type or broken length")
-        tensors.append(np.frombuffer(frame, wire.DTYPES[name]))
-    return kind, body, tensors
-
-
-def _natural(body: dict[str, Any], name: str) -> int:
-    value = body.get(name)
-    if type(value) is not int or value < 0:
-        raise WireError(f"{name} is not a natural number")
-    return value
-
-
-class Control:
-    """An agent's or a host's end of the control plane; use as a context manager, from any thread.
-
-    Args: `endpoint`, with a number in it and no name; `run`, once it is known which one the token is for.
-    """
-
-    def __init__(self, endpoint: str, token: str, run: str | None = None) -> None:
-        self._token, self.run = token, run
-        self._lock = threading.Lock()  # a long step's helper thread reads it too
-        self._context = zmq.Context()
-        self.socket = self._context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 2000)
-        self.socket.setsockopt(zmq.SNDHWM, 10_000)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, 2**31)
-        dual(self.socket, endpoint)
-        self.socket.connect(endpoint)
-        self.endpoint = endpoint
-
-    def __enter__(self) -> "Control":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._context.destroy()  # each socket keeps its own linger
-
-    def say(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> bool:
-        """Tell the registry something without waiting; False if there is no room for it."""
-        known = {"token": self._token} | ({"of": self.run} if self.run else {})
-        message = _message(kind, {**body, **known}, tensors)
-        with self._lock:
-            try:
-                self.socket.send_multipart(message, zmq.NOBLOCK)
-            except zmq.Again:
-                return False
-        return True
-
-    def hear(self, timeout_s: float) -> tuple[str, dict[str, Any]] | None:
-        """The next thing the registry says, or None if it says nothing for so long; `tensors` are in its body."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            with self._lock:
-                if self.socket.poll(min(50, max(0, int(1000 * (deadline - time.monotonic()))))):
-                    kind, body, tensors = _read_message(self.socket.recv_multipart())
-                    return kind, body | ({"tensors": tensors} if tensors else {})
-            if time.monotonic() >= deadline:
-                return None
-
-    def expect(self, kind: str, timeout_s: float) -> dict[str, Any]:
-        """Wait for one kind of answer.
-
-        Raises: ConfigError, if the registry refuses; EnvironmentLacks, if it is silent for too long.
-        """
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            heard = self.hear(left)
-            if heard and heard[0] == kind:
-                return heard[1]
-            if heard and heard[0] == "refused":
-                raise ConfigError(f"the registry refuses: {heard[1].get('reason')}")
-        raise EnvironmentLacks(f"no answer {kind!r} from the registry at {self.endpoint} in {timeout_s:.0f} s; is it a "
-                               f"launcher of this run that listens there?")  # fmt: skip

@@ -4,6 +4,7 @@ Between neighbours a message is two frames: a small msgpack header of a known ki
 flat little-endian tensor (empty where there is nothing to say). On the control plane the header holds a document.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -121,3 +122,29 @@ def unpack_document(frame: bytes) -> tuple[str, dict[str, Any]]:
     if type(document) is not list or [type(part) for part in document] != [str, dict]:
         raise WireError("a control message that is not (kind, table)")
     return document[0], document[1]
+
+
+def pack_control(kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray]) -> list[bytes]:
+    """A control message: its document, then the tensors, flat, whose types the document names."""
+    named = body | ({"dtypes": [t.dtype.name for t in tensors]} if tensors else {})
+    return [pack_document(kind, named), *(t.tobytes() for t in tensors)]
+
+
+def unpack_control(frames: list[bytes]) -> tuple[str, dict[str, Any], list[np.ndarray]]:
+    kind, body = unpack_document(frames[0])
+    dtypes = body.pop("dtypes", [])
+    if not isinstance(dtypes, list) or len(dtypes) != len(frames) - 1:
+        raise WireError("a control message whose tensors are not as announced")
+    tensors = []
+    for name, frame in zip(dtypes, frames[1:], strict=True):
+        if name not in DTYPES or len(frame) % DTYPES[name].itemsize:
+            raise WireError("a tensor of unknown type or broken length")
+        tensors.append(np.frombuffer(frame, DTYPES[name]))
+    return kind, body, tensors
+
+
+def natural_number(body: dict[str, Any], name: str) -> int:
+    value = body.get(name)
+    if type(value) is not int or value < 0:
+        raise WireError(f"{name} is not a natural number")
+    return value

@@ -12,7 +12,7 @@ Fit = Callable[[Tensor, Batch, int], Tensor]  # (w, support set, inner steps) ->
 Measure = Callable[[Tensor, Batch], Tensor]  # (w, batch) -> figures (F,), means over the samples: the loss first
 
 
-def course(measure: Measure, fit: Fit, w: Tensor, task: Tasks, steps: Sequence[int]) -> Tensor:
+def adaptation_curve(measure: Measure, fit: Fit, w: Tensor, task: Tasks, steps: Sequence[int]) -> Tensor:
     """The figures of one task's query set before adaptation, which sees the support set alone, and after it.
 
     Args: `fit`, as the algorithm fits a model to a task; `steps`, ascending, e.g. (1, 10).
@@ -28,16 +28,16 @@ def course(measure: Measure, fit: Fit, w: Tensor, task: Tasks, steps: Sequence[i
 def evaluate(
     measure: Measure, fit: Fit, w: Tensor, tasks: Tasks | Sequence[Tasks], steps: Sequence[int], each: Each = vmap
 ) -> Tensor:
-    """`course` of every task: of a batch of tasks alike in size, or of tasks (clients) that each have their own.
+    """`adaptation_curve` of every task: of a batch of tasks alike in size, or of tasks (clients) that differ in it.
 
     Returns: shape (T, 1 + len(steps), F).
     """
     if isinstance(tasks, Tasks):
-        return each(lambda task: course(measure, fit, w, task, steps))(tasks)
-    return torch.stack([course(measure, fit, w, task, steps) for task in tasks])
+        return each(lambda task: adaptation_curve(measure, fit, w, task, steps))(tasks)
+    return torch.stack([adaptation_curve(measure, fit, w, task, steps) for task in tasks])
 
 
-def weights(tasks: Tasks | Sequence[Tasks]) -> Tensor:
+def query_samples(tasks: Tasks | Sequence[Tasks]) -> Tensor:
     """The query samples of each task, (T,), by which a mean over all samples weighs them."""
     if isinstance(tasks, Tasks):
         count, samples = tasks.query[1].shape[:2]
@@ -45,6 +45,6 @@ def weights(tasks: Tasks | Sequence[Tasks]) -> Tensor:
     return torch.tensor([float(len(task.query[1])) for task in tasks])
 
 
-def share_predicted(prediction: Tensor, target: Tensor) -> Tensor:
+def accuracy_of(prediction: Tensor, target: Tensor) -> Tensor:
     """The share of samples (n,) whose largest logit, of (n, classes), is that of their class."""
     return (prediction.argmax(-1) == target).to(prediction.dtype).mean()

@@ -26,7 +26,7 @@ class Parts(NamedTuple):
     test: Indices
 
 
-def divide(clients: int, shares: Sequence[float] = (0.8, 0.1, 0.1), *, rng: np.random.Generator) -> Parts:
+def split_clients(clients: int, shares: Sequence[float] = (0.8, 0.1, 0.1), *, rng: np.random.Generator) -> Parts:
     """The clients 0..clients-1, divided at random into training, validation and test clients in these shares.
 
     Sizes are the shares of the whole, rounded, each within one client of its share.
@@ -35,7 +35,7 @@ def divide(clients: int, shares: Sequence[float] = (0.8, 0.1, 0.1), *, rng: np.r
     Source: Chen et al., "Federated Meta-Learning with Fast Convergence and Efficient Communication", section 4: 80, 10
     and 10 % of the clients.
 
-    >>> [len(part) for part in divide(50, rng=np.random.default_rng(0))]
+    >>> [len(part) for part in split_clients(50, rng=np.random.default_rng(0))]
     [40, 5, 5]
     """
     if len(shares) != 3 or not min(shares) >= LEAST or not abs(sum(shares) - 1) < 1e-9:
@@ -53,7 +53,7 @@ def divide(clients: int, shares: Sequence[float] = (0.8, 0.1, 0.1), *, rng: np.r
     return parts
 
 
-def cut(samples: int, fraction: float, rng: np.random.Generator | None) -> tuple[Indices, Indices]:
+def split_samples(samples: int, fraction: float, rng: np.random.Generator | None) -> tuple[Indices, Indices]:
     """One client's samples 0..samples-1, cut into a support and a query part: ascending, disjoint, together all.
 
     Args: `fraction` of the samples are for the support set, p in FedMeta; their number is rounded, halves upwards;
@@ -61,7 +61,7 @@ def cut(samples: int, fraction: float, rng: np.random.Generator | None) -> tuple
     Raises: ConfigError, if one of the two would be empty.
     Source: Chen et al., "Federated Meta-Learning with Fast Convergence and Efficient Communication", section 4.2.
 
-    >>> support, query = cut(10, 0.2, np.random.default_rng(0))
+    >>> support, query = split_samples(10, 0.2, np.random.default_rng(0))
     >>> len(support), len(query)
     (2, 8)
     """
@@ -82,12 +82,12 @@ def cut(samples: int, fraction: float, rng: np.random.Generator | None) -> tuple
     return support, query
 
 
-def deal(clients: Sequence[int] | Indices, agents: int) -> list[Indices]:
+def deal_clients(clients: Sequence[int] | Indices, agents: int) -> list[Indices]:
     """Clients dealt out to the agents in turn, like cards: each has as many as any other, or one fewer.
 
     Raises: ConfigError, if there are fewer clients than agents.
 
-    >>> [hand.tolist() for hand in deal([3, 5, 6, 8, 9], 2)]
+    >>> [hand.tolist() for hand in deal_clients([3, 5, 6, 8, 9], 2)]
     [[3, 6, 9], [5, 8]]
     """
     if len(clients) < agents:
@@ -98,7 +98,7 @@ def deal(clients: Sequence[int] | Indices, agents: int) -> list[Indices]:
     return [np.asarray(clients, dtype=np.int64)[k::agents] for k in range(agents)]
 
 
-def choose(
+def sample_clients(
     rng: np.random.Generator, candidates: Sequence[int], m: int, weights: Sequence[float] | None = None
 ) -> list[int]:
     """Which m of the candidates take part in a round: distinct, ascending.
@@ -108,7 +108,7 @@ def choose(
     less than in proportion. None: all alike.
     Raises: ConfigError, if m is not in 1..K, or weights are negative, not finite, or positive for fewer than m.
 
-    >>> choose(np.random.default_rng(0), [2, 4, 6, 8], 4)
+    >>> sample_clients(np.random.default_rng(0), [2, 4, 6, 8], 4)
     [2, 4, 6, 8]
     """
     if not 1 <= m <= len(candidates):
@@ -128,14 +128,14 @@ def choose(
     return sorted(int(k) for k in rng.choice(np.asarray(candidates), size=m, replace=False, p=chances))
 
 
-def pick(rng: np.random.Generator, sizes: Sequence[int] | Indices, n: int) -> Indices:
+def sample_rows(rng: np.random.Generator, sizes: Sequence[int] | Indices, n: int) -> Indices:
     """For each of T sets, n of its members 0..size-1 in random order, without replacement.
 
     A set with fewer than n members is drawn from with replacement: all its n draws are independent.
 
     Returns: shape (T, n). All sizes are positive.
 
-    >>> pick(np.random.default_rng(0), [3, 1], 3).tolist()
+    >>> sample_rows(np.random.default_rng(0), [3, 1], 3).tolist()
     [[2, 1, 0], [0, 0, 0]]
     """
     sizes = np.asarray(sizes, dtype=np.int64)[:, None]

@@ -1,7 +1,9 @@
-"""The contract of a place: where hosts run. One file is one place; its factory bears the file's name.
+"""Where do hosts run? One file is one place; its factory bears the file's name.
 
 A factory takes (config, agents): the run's configuration, and how many agents there are. What it returns is entered
 before the registry listens, and left when the run is over, whatever happened; leaving it ends what is left.
+
+Imports: errors, system, catalog, config, data, launch_models, topology, exchange.
 """
 
 from collections.abc import Sequence
@@ -30,7 +32,7 @@ class Contract:
         '0-2,5'
         """
         told = {"DIFNET_RUN_ID": self.run, "DIFNET_REGISTRY": self.registry, "DIFNET_TOKEN": self.token,
-                "DIFNET_AGENTS": spell(agents)}  # fmt: skip
+                "DIFNET_AGENTS": agents_text(agents)}  # fmt: skip
         return told | ({"DIFNET_ADVERTISE": advertise} if advertise else {})
 
 
@@ -59,10 +61,10 @@ class Place(Protocol):
         """The last lines that the hosts' engine printed; "" where they went to the user directly."""
 
 
-def spell(agents: Sequence[int]) -> str:
-    """Agent numbers in words, as `read` takes them.
+def agents_text(agents: Sequence[int]) -> str:
+    """Agent numbers in words, as `parse_agents` takes them.
 
-    >>> spell([0, 1, 2, 7]), spell([3]), spell([4, 5])
+    >>> agents_text([0, 1, 2, 7]), agents_text([3]), agents_text([4, 5])
     ('0-2,7', '3', '4-5')
     """
     parts: list[list[int]] = []
@@ -74,12 +76,12 @@ def spell(agents: Sequence[int]) -> str:
     return ",".join("-".join(map(str, part)) for part in parts)
 
 
-def read(text: str) -> list[int]:
+def parse_agents(text: str) -> list[int]:
     """Agent numbers from words such as "0-19" or "3,5,8".
 
     Raises: ConfigError, if they are none, or one is there twice.
 
-    >>> read("0-2,7")
+    >>> parse_agents("0-2,7")
     [0, 1, 2, 7]
     """
     agents: list[int] = []
@@ -94,10 +96,10 @@ def read(text: str) -> list[int]:
     return agents
 
 
-def divide(agents: int, hosts: int) -> list[range]:
+def into_blocks(agents: int, hosts: int) -> list[range]:
     """All agents in so many blocks that differ by one agent at the most.
 
-    >>> divide(5, 3)
+    >>> into_blocks(5, 3)
     [range(0, 2), range(2, 4), range(4, 5)]
     """
     small, more = divmod(agents, hosts)

@@ -21,7 +21,7 @@ from difnet.config import FROM, PLUGINS, RunConfig, load, parse_setting, read_to
 from difnet.data.home import VARIABLE, home
 from difnet.errors import ConfigError, EnvironmentLacks
 from difnet.exchange.addresses import endpoint_of
-from difnet.places import Contract, divide
+from difnet.places import Contract, into_blocks
 
 IMAGE, USER, PORT = "difnet", 10001, 5600
 DOCKERFILE = "launch/places/Dockerfile"
@@ -91,7 +91,7 @@ class Network:
         """
         most = self.config.agents_per_host or (1 if self.agents <= ALONE else TOGETHER)
         kind = "agent" if most == 1 else "host"
-        return {f"{kind}-{h}": share for h, share in enumerate(divide(self.agents, ceil(self.agents / most)))}
+        return {f"{kind}-{h}": share for h, share in enumerate(into_blocks(self.agents, ceil(self.agents / most)))}
 
 
 def network(config: RunConfig) -> Network:
@@ -99,9 +99,9 @@ def network(config: RunConfig) -> Network:
 
     Raises: ConfigError, if there is no such topology.
     """
-    from difnet import topology
+    from difnet.topology import networks
 
-    return Network(config, topology.load(config.topology, agents=config.agents, weights=config.weights).agents)
+    return Network(config, networks.load(config.topology, agents=config.agents, weights=config.weights).agents)
 
 
 def exported(main: Network, others: Mapping[str, Network], image: str = IMAGE, beside: Path | None = None) -> str:

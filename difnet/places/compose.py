@@ -17,8 +17,9 @@ from difnet.errors import EnvironmentLacks
 from difnet.exchange.addresses import endpoint_of, parse
 from difnet.places import Contract
 from difnet.places._compose_file import DOCKERFILE, IMAGE, Network, started
-from difnet.system.energy import machine
-from difnet.system.lifetime import die_with_parent, owned, sweep
+from difnet.system.energy import machine_id
+from difnet.system.folders import own_prefix, sweep_orphans
+from difnet.system.lifetime import die_with_parent
 from difnet.system.programs import Answer, ask
 
 FOLDER = "difnet-compose-"
@@ -57,13 +58,13 @@ class Compose:
             raise EnvironmentLacks(f"the engine has no image {self._image!r}: in a checkout of difnet, run "
                                    f"docker build -f {DOCKERFILE} -t {self._image} .")  # fmt: skip
         _sweep_networks()
-        sweep(Path(tempfile.gettempdir()), FOLDER)
-        label = f"{LABEL}={os.getpid()}@{machine()}"
+        sweep_orphans(Path(tempfile.gettempdir()), FOLDER)
+        label = f"{LABEL}={os.getpid()}@{machine_id()}"
         _done(ask(["docker", "network", "create", "--internal", "--label", label, self._name], ENGINE_S))
         try:
             self._gateway = _gateway(self._name)
             self.meeting = self.meeting or f"tcp://{self._gateway}:*"
-            self._folder = Path(tempfile.mkdtemp(prefix=owned(FOLDER)))  # only this user can read it: it has the token
+            self._folder = Path(tempfile.mkdtemp(prefix=own_prefix(FOLDER)))  # for this user alone: the token is in it
         except BaseException:
             self.__exit__()
             raise
@@ -176,7 +177,7 @@ def _sweep_networks() -> None:
     for line in listed.text.splitlines() if listed.status == 0 else []:
         name, _, launcher = line.partition(" ")
         pid, _, where = launcher.partition("@")
-        if where == machine() and pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if where == machine_id() and pid.isdigit() and not psutil.pid_exists(int(pid)):
             _remove(name)
 
 

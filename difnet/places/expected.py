@@ -5,7 +5,7 @@ from typing import Self
 
 from difnet.config import RunConfig
 from difnet.exchange.addresses import endpoint_of, own, parse
-from difnet.places import Contract, divide, spell
+from difnet.places import Contract, agents_text, into_blocks
 
 LISTEN = "tcp://0.0.0.0:5600"
 
@@ -15,7 +15,7 @@ class Expected:
 
     def __init__(self, config: RunConfig, agents: int) -> None:
         self.meeting = config.registry or LISTEN
-        self._shares = divide(agents, min(config.hosts_expected or 1, agents))
+        self._shares = into_blocks(agents, min(config.hosts_expected or 1, agents))
         host, port = parse(self.meeting)
         self._registry = endpoint_of(own() if host in ("0.0.0.0", "::", "*") else host, port)
 
@@ -30,7 +30,7 @@ class Expected:
         return self._commands("$DIFNET_TOKEN")
 
     def _commands(self, token: str) -> str:
-        return "\n".join(f"DIFNET_TOKEN={token} difnet host --agents {spell(share)} --registry {self._registry}"
+        return "\n".join(f"DIFNET_TOKEN={token} difnet host --agents {agents_text(share)} --registry {self._registry}"
                          for share in self._shares)  # fmt: skip
 
     def start(self, contract: Contract) -> str:

@@ -11,8 +11,8 @@ from typing import Self
 
 from difnet.config import RunConfig
 from difnet.errors import EnvironmentLacks
-from difnet.places import Contract, spell
-from difnet.system.lifetime import owned, sweep
+from difnet.places import Contract, agents_text
+from difnet.system.folders import own_prefix, sweep_orphans
 
 STOP_S = 8.0
 MEETING_PLACE = "difnet-"
@@ -34,8 +34,8 @@ class Local:
     def __enter__(self) -> Self:
         if not self.meeting:
             place = Path(tempfile.gettempdir())
-            sweep(place, MEETING_PLACE)
-            self._folder = Path(tempfile.mkdtemp(prefix=owned(MEETING_PLACE)))
+            sweep_orphans(place, MEETING_PLACE)
+            self._folder = Path(tempfile.mkdtemp(prefix=own_prefix(MEETING_PLACE)))
             self.meeting = f"ipc://{self._folder}/registry"
             if len(self.meeting) > LONGEST:
                 self.__exit__()
@@ -55,7 +55,7 @@ class Local:
 
     def plan(self) -> str:
         """The host's command."""
-        return f"DIFNET_AGENTS={spell(self._agents)} {shlex.join(self._command())}"
+        return f"DIFNET_AGENTS={agents_text(self._agents)} {shlex.join(self._command())}"
 
     def start(self, contract: Contract) -> str:
         """Start the host."""

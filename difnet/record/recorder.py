@@ -1,25 +1,16 @@
-"""Events -> the run's folder, as plain files; and on to whoever listens (a screen, a test).
+"""Events -> the run's folder, as plain files; and on to whoever listens (a screen, a test)."""
 
-A record is one `os.write` to a file opened for appending, so that a killed process loses none that was made.
-"""
-
-import csv
 import json
-import math
-import os
-import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from difnet.config import RunConfig
-from difnet.errors import ConfigError
 from difnet.maths.scores import accuracy_scores, loss_scores
 from difnet.record.costs import Target, spent
 from difnet.record.events import (
@@ -42,19 +33,11 @@ from difnet.record.events import (
     TrainedAlone,
     Validated,
 )  # fmt: skip
+from difnet.record.files import append_record, append_text, finite_or_none, make_folder, save_tensors, write_csv
 from difnet.record.summary import Facts, busiest, summarise
-from difnet.record.tally import Gathering, Held
+from difnet.record.tally import ModelAt, ScoredModel, Tally
 from difnet.system.energy import Meters
 from difnet.topology import Topology
-
-
-class Scored(NamedTuple):
-    """A model's figures on each test task: after 0, 1, …, S inner steps."""
-
-    model: str
-    iteration: int
-    figures: np.ndarray  # (T, 1 + S, F): the loss, and the accuracy where there is one
-    samples: np.ndarray  # (T,): query samples of each task
 
 
 class Recorder:
@@ -62,7 +45,7 @@ class Recorder:
 
     def __init__(self, config: RunConfig, topology: Topology, command: str, listen: Callable[[Event], None]) -> None:
         self.config, self.topology, self.command, self._listen = config, topology, command, listen
-        self.gathering = Gathering(topology.agents)
+        self.tally = Tally(topology.agents)
         self.began, self.started_at = time.monotonic(), datetime.now(UTC)
         self.facts: Facts | None = None  # known when the agents are ready
         self._target = Target.parse(config.target) if config.target else None
@@ -84,7 +67,7 @@ class Recorder:
 
     def emit(self, event: Event) -> None:
         """Record a network-level event, and pass it on."""
-        append(self.folder / "events.jsonl", event.to_dict())
+        append_record(self.folder / "events.jsonl", event.to_dict())
         self._listen(event)
 
     def note(self, text: str) -> None:
@@ -106,7 +89,7 @@ class Recorder:
         Args: `prepared`, the fields of Facts that are known by then: all but how long it took.
         """
         f = self.facts = Facts(**prepared, ready_s=time.monotonic() - self.began)
-        self.gathering.server = f.server
+        self.tally.server = f.server
         if f.server is not None:
             self.topology = self.topology.served()
             self._write_topology()
@@ -118,24 +101,24 @@ class Recorder:
     def pulse(self) -> None:
         """Record how the network is doing."""
         self._energy()  # a meter must be read before its counter wraps
-        self.emit(self.gathering.pulse(self.seconds()))
+        self.emit(self.tally.pulse(self.seconds()))
 
     def record(self, event: Event, tensors: Sequence[np.ndarray] = ()) -> None:
         """Take in what one agent said."""
-        g = self.gathering
+        g = self.tally
         if isinstance(event, Progress):
             g.progressed(event)
-            append(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+            append_record(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
         elif isinstance(event, Snapshot):
             if isinstance(event, Evaluated):
-                append(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+                append_record(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
             self._measured(g.measured(event, tensors[0], self.seconds()))
         elif isinstance(event, NeighbourLost):
             g.broken.append(event)
             self.emit(event)
         elif isinstance(event, TrainedAlone):
             g.alone[event.agent] = event
-            append(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+            append_record(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
         elif isinstance(event, Edge):
             g.edges.append(event)
         elif isinstance(event, Finished):
@@ -148,7 +131,7 @@ class Recorder:
 
     def lose(self, agent: int, status: str, log_tail: str) -> None:
         """An agent's process ended before the run did."""
-        g = self.gathering
+        g = self.tally
         g.lost.add(agent)
         iteration = g.progress[agent].iteration if agent in g.progress else 0
         self.emit(AgentLost(agent, status, iteration, log_tail))
@@ -159,16 +142,17 @@ class Recorder:
         """Whether a validation has met --target."""
         return self._at_target is not None
 
-    def models_to_test(self) -> dict[str, Held]:
+    def models_to_test(self) -> dict[str, ModelAt]:
         """The launch model, and what it began as where it began as the average of local models."""
         models = {LAUNCH_MODEL: held} if (held := self._launch_model()) else {}
-        return models | ({LOCAL_AVERAGE: self.gathering.first} if self.gathering.alone and self.gathering.first else {})
+        return models | ({LOCAL_AVERAGE: self.tally.first} if self.tally.alone and self.tally.first else {})
 
-    def score(self, scored: Sequence[Scored]) -> None:
+    def score(self, scored: Sequence[ScoredModel]) -> None:
         """Record what the test tasks say, task by task in test.csv, and together."""
         for model, iteration, figures, samples in scored:
             steps = [str(n) for n in range(figures.shape[1])]
-            losses = {n: known(loss_scores(column)) for n, column in zip(steps, figures[:, :, 0].T, strict=True)}
+            by_steps = zip(steps, figures[:, :, 0].T, strict=True)
+            losses = {n: finite_or_none(loss_scores(column)) for n, column in by_steps}
             accuracies = {} if figures.shape[2] == 1 else {
                 n: accuracy_scores(column, samples) for n, column in zip(steps, figures[:, :, 1].T, strict=True)}
             self._tested.append(Tested(model, iteration, len(figures), losses, accuracies))
@@ -184,7 +168,7 @@ class Recorder:
 
         Args: `state` is "done", "stopped" or "failed".
         """
-        g = self.gathering
+        g = self.tally
         seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
         self._save_launch_model()
@@ -193,7 +177,7 @@ class Recorder:
         about = {"run": self.folder.name, "command": self.command, "state": state, "seconds": seconds,
                  "folder": str(self.folder), "target": target}  # fmt: skip
         told = summarise(about, self.config, self.topology, g, self.facts, self._tested, self._energy())
-        summary = known(told | ({"reason": reason} if reason else {}))
+        summary = finite_or_none(told | ({"reason": reason} if reason else {}))
         (self.folder / "run.json").write_text(json.dumps(summary, indent=2, allow_nan=False))
         self.emit(RunEnded(state, summary))
         return summary
@@ -213,7 +197,7 @@ class Recorder:
 
     def _with_costs(self, event: Validated) -> Validated:
         """The same, with everything that was spent so far."""
-        g, f = self.gathering, self.facts
+        g, f = self.tally, self.facts
         told = {name: int(event.spent[name] or 0) for name in ("payload_bytes", "steps", "uploads")}
         everything = spent(
             **told, rounds=event.iteration + bool(g.alone), busiest=busiest(self.topology, g),
@@ -223,21 +207,21 @@ class Recorder:
         return replace(event, spent=everything)
 
     def _energy(self) -> dict[str, Any]:
-        return self.meters.so_far({k: p.cpu_s for k, p in self.gathering.progress.items()})
+        return self.meters.so_far({k: p.cpu_s for k, p in self.tally.progress.items()})
 
-    def _launch_model(self) -> Held | None:
+    def _launch_model(self) -> ModelAt | None:
         """What the network has learnt: the centroid of the agents that ended well, or the hub's model; or the best.
 
         Where nobody ended well, what the last validation saw.
         """
-        g = self.gathering
+        g = self.tally
         if self.config.launch_model == "best" and g.best:
             return g.best
         ended = [k for k in g.holders if k in self._states and g.finished[k].state != "failed"]
         if not ended:
             return g.last
         W = np.stack([self._states[k] for k in ended])
-        return Held(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype))
+        return ModelAt(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype))
 
     def _save_launch_model(self) -> None:
         held, f, c = self._launch_model(), self.facts, self.config
@@ -247,15 +231,16 @@ class Recorder:
             {"inner_lr": held.w[f.parameters :]} if len(held.w) > f.parameters else {})
         about = {"task": c.task.model_dump(), "model": f.model, "algorithm": c.algorithm.model_dump(),
                  "inner_lr": c.inner_lr, "inner_steps": c.inner_steps, "iteration": held.iteration,
-                 "agents": len(self.gathering.holders), "transductive": f.transductive,
+                 "agents": len(self.tally.holders), "transductive": f.transductive,
                  "parameters": f.pieces}  # fmt: skip
-        save(self.folder / "launch-model.safetensors", learnt, {name: json.dumps(x) for name, x in about.items()})
+        metadata = {name: json.dumps(value) for name, value in about.items()}
+        save_tensors(self.folder / "launch-model.safetensors", learnt, metadata)
 
     def _save_state(self, event: Finished, tensors: Sequence[np.ndarray]) -> None:
         w, *slots = tensors
         self._states[event.agent] = w
         named = {"w": w, **{f"optimizer.{n}": slot for n, slot in enumerate(slots)}}
-        save(self.agent_folder(event.agent) / f"state-{event.iteration:06d}.safetensors", named,
+        save_tensors(self.agent_folder(event.agent) / f"state-{event.iteration:06d}.safetensors", named,
              {"iteration": str(event.iteration), "state": event.state})  # fmt: skip
 
     def _write_description(self) -> None:
@@ -271,71 +256,7 @@ class Recorder:
         """What travelled over each edge, either way; wire bytes only where there was a wire."""
         on_wire = self.command == "launch"
         rows = sorted((e.agent, e.neighbour, e.payload_bytes, e.wire_bytes if on_wire else "", e.messages)
-                      for e in self.gathering.edges)  # fmt: skip
+                      for e in self.tally.edges)  # fmt: skip
         write_csv(self.folder / "edges.csv", ("from", "to", "payload_bytes", "wire_bytes", "messages"), rows)
 
 
-def make_folder(config: RunConfig, now: datetime) -> Path:
-    """A new folder for a run, and `latest` beside it pointing there.
-
-    Raises: ConfigError, if it cannot be written.
-    """
-    stem = config.topology if config.topology.replace("-", "").isalnum() else Path(config.topology).stem.split("(")[0]
-    name = config.name or f"{now:%Y-%m-%d_%H-%M-%S}_{stem}_{config.algorithm.name.rpartition(':')[2]}_s{config.seed}"
-    runs = Path(config.runs)
-    try:
-        folder = runs / name
-        if folder.exists():
-            folder = runs / f"{name}_{secrets.token_hex(2)}"
-        folder.mkdir(parents=True)
-        latest = runs / f".latest-{secrets.token_hex(4)}"
-        latest.symlink_to(folder.name)
-        latest.replace(runs / "latest")
-    except OSError as error:
-        raise ConfigError(f"cannot write runs to {runs.resolve()}: {error.strerror}; give another --runs") from error
-    return folder.resolve()
-
-
-def known(value: Any) -> Any:
-    """The same plain values, with None for every number that is not finite: JSON has no others, and unknown is null.
-
-    >>> known({"loss": [1.0, float("inf")], "agents": 6})
-    {'loss': [1.0, None], 'agents': 6}
-    """
-    if isinstance(value, dict):
-        return {name: known(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [known(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, if it has rows."""
-    rows = list(rows)
-    if rows:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([head, *rows])
-
-
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Add one line of JSON to a file, in one write."""
-    append_text(path, json.dumps(known(record), allow_nan=False) + "\n")
-
-
-def append_text(path: Path, text: str) -> None:
-    """Add text to a file, in one write."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
-def save(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write tensors so that a reader finds either the whole file or none, also after a crash."""
-    scratch = path.with_name(f".{path.name}.part")
-    with open(scratch, "wb") as file:  # and not safetensors' own writer, whose files only their owner can read
-        file.write(safetensors.numpy.save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)

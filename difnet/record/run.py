@@ -1,33 +1,16 @@
-"""What does a run folder hold? Reads it, finds it by a word, follows it while it grows, compares two of them.
+"""What does a run folder tell? One run as a value, read as it lies, wherever it was copied to."""
 
-A folder is read as it lies, wherever it was copied to; JSON's null means unknown and becomes None or NaN.
-"""
-
-import csv
-import json
-import time
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from difnet.errors import RunFolderError, did_you_mean
-from difnet.record.events import (
-    Evaluated,
-    Event,
-    Measured,
-    Progress,
-    Ready,
-    RunEnded,
-    RunStarted,
-    Tested,
-    Validated,
-    from_dict,
-)  # fmt: skip
+from difnet.errors import RunFolderError
+from difnet.record.events import Evaluated, Event, Measured, Progress, Ready, RunStarted, Tested, Validated  # fmt: skip
+from difnet.record.files import TaskScore, read_events, read_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,17 +18,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 Columns = dict[str, np.ndarray]
-
-
-class Score(NamedTuple):
-    """A row of test.csv: how a model, fitted by so many inner steps, did on one test task or client."""
-
-    model: str  # LAUNCH_MODEL or LOCAL_AVERAGE
-    task: str
-    samples: int  # query samples
-    steps: str
-    loss: float  # NaN where the folder has no finite one
-    accuracy: float  # NaN where the task family has none
 
 
 @dataclass(frozen=True)
@@ -134,13 +106,13 @@ class Run:
         return _columns([{n: getattr(e, n) for n in names} for e in self.events if isinstance(e, Measured)])
 
     @cached_property
-    def scores(self) -> list[Score]:
+    def scores(self) -> list[TaskScore]:
         """The rows of test.csv, in order; none where the run was not tested.
 
         Raises: RunFolderError, if the file is damaged.
         """
         path = self.folder / "test.csv"
-        return _read_scores(path) if path.is_file() else []
+        return read_scores(path) if path.is_file() else []
 
     def agent_metrics(self, k: int) -> Columns:
         """What agent k told about itself, in columns: iteration, loss, cpu_s, … as it went along and what else its
@@ -208,179 +180,12 @@ def _columns(rows: list[dict[str, Any]]) -> Columns:
 # Reading
 
 
-def load(path: str | Path) -> Run:
-    """The run in a folder; also of one that is still on its way or was torn off, whose last line may be half written.
-
-    Raises: RunFolderError, if it is no run folder or one of its files is damaged.
-    """
-    folder = Path(path)
-    if not is_run(folder):
-        raise RunFolderError(_no_run(folder))
-    events = read_events(folder / "events.jsonl") if (folder / "events.jsonl").is_file() else []
-    summary = _read_json(folder / "run.json")
-    if not summary and (ended := next((e for e in events if isinstance(e, RunEnded)), None)):
-        summary = ended.summary
-    return Run(
-        folder, summary, _read_config(folder / "config.toml"), _read_json(folder / "topology.json"),
-        _read_json(folder / "environment.json"), events,
-    )  # fmt: skip
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, finished or not."""
-    return (folder / "run.json").is_file() or (folder / "events.jsonl").is_file()
-
-
-def _no_run(folder: Path) -> str:
-    if not folder.exists():
-        return f"there is no folder {folder}; `difnet launch` makes one, and prints where"
-    return f"{folder} is no run folder: it holds neither run.json nor events.jsonl"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from error
-    if not isinstance(document, dict):
-        raise RunFolderError(f"{path} is damaged: expected an object, got {type(document).__name__}")
-    return document
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from error
-
-
-def read_events(path: Path) -> list[Event]:
-    """Every event in a JSON-lines file; a last line without its newline is still being written and left out.
-
-    Raises: RunFolderError, naming the damaged line.
-    """
-    *lines, _unfinished = path.read_bytes().split(b"\n")
-    return [_event(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-
-
-def _event(path: Path, number: int, line: bytes) -> Event:
-    try:
-        return from_dict(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"unknown kind of event {error}" if isinstance(error, KeyError) else error
-        raise RunFolderError(
-            f"{path}, line {number}: {reason}. Either the file is damaged or a newer difnet wrote it."
-        ) from error
-
-
-def _read_scores(path: Path) -> list[Score]:
-    def number(text: str) -> float:
-        return float(text) if text else float("nan")
-
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                Score(row["model"], row["task"], int(row["samples"]), row["steps"], number(row["loss"]),
-                      number(row["accuracy"]))
-                for row in csv.DictReader(file)
-            ]  # fmt: skip
-    except (ValueError, TypeError, KeyError, csv.Error) as error:
-        reason = f"no column {error}" if isinstance(error, KeyError) else error
-        raise RunFolderError(f"{path} is damaged: {reason}; expected the columns {', '.join(Score._fields)}") from error
-
-
 # Finding
-
-
-def resolve(word: str, runs: str | Path = "runs") -> Path:
-    """The run folder a word means: a path, a name inside `runs`, "latest", or the beginning of just one name.
-
-    Raises: RunFolderError, with the names that come near.
-    """
-    if is_run(Path(word)):
-        return Path(word).resolve() if Path(word).is_symlink() else Path(word)
-    home = Path(runs)
-    if is_run(home / word):
-        return (home / word).resolve() if (home / word).is_symlink() else home / word
-    if Path(word).exists():
-        raise RunFolderError(_no_run(Path(word)))
-    names = sorted(p.name for p in home.iterdir() if is_run(p) and not p.is_symlink()) if home.is_dir() else []
-    match [name for name in names if word and name.startswith(word)]:
-        case [name]:
-            return home / name
-        case [_, _, *_] as several:
-            shown = ", ".join(several[:5]) + (", …" if len(several) > 5 else "")
-            raise RunFolderError(f"{word!r} is the beginning of {len(several)} runs: {shown}; give more of the name")
-    if not names:
-        raise RunFolderError(f"no run called {word!r}: there is no run in {home}/; start one with `difnet launch`")
-    hint = did_you_mean(word, [*names, "latest"]) or f"; the newest is {max(names)!r}"
-    raise RunFolderError(f"no run called {word!r} in {home}/{hint} A path or the beginning of a name will do too.")
 
 
 # Following
 
 
-def follow(path: str | Path, poll_s: float = 0.25) -> Iterator[Event | None]:
-    """The events of a run as they are written, from the first on; None whenever nothing new has come.
-
-    Ends after RunEnded; how long to be patient with a silent run is for the caller to decide.
-    """
-    file_path = Path(path) / "events.jsonl"
-    while not file_path.is_file():
-        yield None
-        time.sleep(poll_s)
-    begun = b""
-    with file_path.open("rb") as file:
-        number = 0
-        while True:
-            begun += file.readline()
-            if not begun.endswith(b"\n"):
-                yield None
-                time.sleep(poll_s)
-                continue
-            line, begun, number = begun, b"", number + 1
-            event = _event(file_path, number, line)
-            yield event
-            if isinstance(event, RunEnded):
-                return
-
-
 # Comparing
 
 
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested table as one level of dotted names.
-
-    >>> flatten({"loss": {"after": {"1": 0.5}}, "seed": 0})
-    {'loss.after.1': 0.5, 'seed': 0}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in table.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The dotted names whose values differ, with both values; None where one side has none.
-
-    >>> differences({"seed": 0, "task": {"name": "sinusoid"}}, {"seed": 1, "task": {"name": "sinusoid"}})
-    {'seed': (0, 1)}
-    """
-    left, right = flatten(a), flatten(b)
-    return {n: (left.get(n), right.get(n)) for n in dict.fromkeys([*left, *right]) if left.get(n) != right.get(n)}
-
-
-def same_bits(a: Run, b: Run) -> bool | None:
-    """Whether two runs ended in the same launch model, bit for bit; None where a folder has none."""
-    from safetensors.numpy import load_file
-
-    paths = [run.folder / "launch-model.safetensors" for run in (a, b)]
-    if not all(path.is_file() for path in paths):
-        return None
-    left, right = (load_file(path) for path in paths)
-    return left.keys() == right.keys() and all(
-        x.dtype == right[n].dtype and x.shape == right[n].shape and x.tobytes() == right[n].tobytes()
-        for n, x in left.items()
-    )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from difnet.config import RunConfig
 from difnet.maths.channel import charge
 from difnet.record.events import Tested
-from difnet.record.tally import Gathering, over_agents
+from difnet.record.tally import Tally, over_agents
 from difnet.topology import Topology
 
 SCHEMA = 2
@@ -29,7 +29,7 @@ class Facts(NamedTuple):
 
 
 def summarise(
-    about: dict[str, Any], config: RunConfig, topology: Topology, g: Gathering, facts: Facts | None,
+    about: dict[str, Any], config: RunConfig, topology: Topology, g: Tally, facts: Facts | None,
     tested: Sequence[Tested], energy: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """The summary; what is unknown is None.
@@ -63,7 +63,7 @@ def summarise(
     }  # fmt: skip
 
 
-def _figures(g: Gathering) -> dict[str, Any]:
+def _figures(g: Tally) -> dict[str, Any]:
     """Consensus error, loss and accuracy at the last validation, and at the first."""
     if not g.validations:
         return {"consensus_error": None, "loss": {"before": None, "after": {}, "first": None}, "accuracy": None}
@@ -87,7 +87,7 @@ def _test(tested: Tested, config: RunConfig) -> dict[str, Any]:
                for what, by_steps in (("loss", tested.loss), ("accuracy", tested.accuracy))}}  # fmt: skip
 
 
-def _bytes(g: Gathering, on_wire: bool) -> dict[str, int | None]:
+def _bytes(g: Tally, on_wire: bool) -> dict[str, int | None]:
     """What travelled; up and down are towards the hub that serves and from it."""
     down = g.progress[g.server].payload_bytes if g.server in g.progress else None
     payload = g.total("payload_bytes")
@@ -95,7 +95,7 @@ def _bytes(g: Gathering, on_wire: bool) -> dict[str, int | None]:
             "up": None if down is None else payload - down, "down": down}  # fmt: skip
 
 
-def _communication(config: RunConfig, topology: Topology, g: Gathering, facts: Facts | None) -> dict[str, Any]:
+def _communication(config: RunConfig, topology: Topology, g: Tally, facts: Facts | None) -> dict[str, Any]:
     """What the messages would take on the modelled channel."""
     if facts is None:
         return {"seconds": None, "joules": None, "uploads": None, "quality": "modelled"}
@@ -105,12 +105,12 @@ def _communication(config: RunConfig, topology: Topology, g: Gathering, facts: F
     return {"seconds": took.seconds, "joules": took.joules, "uploads": uploads, "quality": "modelled"}
 
 
-def busiest(topology: Topology, g: Gathering) -> int:
+def busiest(topology: Topology, g: Tally) -> int:
     """The messages that the busiest agent sends in a round; a hub's are not counted."""
     return 1 if g.server is not None else max(len(topology.tells(k)) for k in range(topology.agents))
 
 
-def _server(config: RunConfig, g: Gathering, facts: Facts | None, seconds: float) -> dict[str, Any] | None:
+def _server(config: RunConfig, g: Tally, facts: Facts | None, seconds: float) -> dict[str, Any] | None:
     """How a hub ran its rounds; `hub_share` is its processor time, of the time of the run."""
     if facts is None or facts.server not in g.progress:
         return None
@@ -122,7 +122,7 @@ def _server(config: RunConfig, g: Gathering, facts: Facts | None, seconds: float
             "hub_share": hub.cpu_s / seconds if seconds > 0 else None}  # fmt: skip
 
 
-def _offline(config: RunConfig, g: Gathering) -> dict[str, Any] | None:
+def _offline(config: RunConfig, g: Tally) -> dict[str, Any] | None:
     """How each agent trained alone: until what gradient norm, which stands for the epsilon of its optimality."""
     told = list(g.alone.values())
     if not told:

@@ -25,7 +25,7 @@ from difnet.record.events import (
 LATELY_S = 3.0  # the span over which rounds per second are taken
 
 
-class Held(NamedTuple):
+class ModelAt(NamedTuple):
     """The network's launch model at some iteration: the centroid."""
 
     iteration: int
@@ -33,7 +33,7 @@ class Held(NamedTuple):
 
 
 @dataclass
-class Gathering:
+class Tally:
     """The network as its agents have told it so far."""
 
     agents: int
@@ -44,9 +44,9 @@ class Gathering:
     broken: list[NeighbourLost] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     alone: dict[int, TrainedAlone] = field(default_factory=dict)
-    first: Held | None = None  # that of the first validation
-    last: Held | None = None  # that of the latest
-    best: Held | None = None  # that of the validation with the best figures after the most inner steps
+    first: ModelAt | None = None  # that of the first validation
+    last: ModelAt | None = None  # that of the latest
+    best: ModelAt | None = None  # that of the validation with the best figures after the most inner steps
     validations: list[Validated] = field(default_factory=list)
     _figures: dict[str, float] = field(default_factory=dict)  # sums over adapt steps of what algorithms report
     _pending: dict[int, dict[int, tuple[Snapshot, np.ndarray]]] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Gathering:
             {steps: over_agents([t.accuracy[steps] for t in tests], worst=min) for steps in tests[0].accuracy},
             {name: sum(getattr(t, name) for t in tests) for name in ("payload_bytes", "steps", "uploads")},
         )  # fmt: skip
-        held = Held(iteration, centroid(W).astype(W.dtype))
+        held = ModelAt(iteration, centroid(W).astype(W.dtype))
         self.first, self.last = self.first or held, held
         if self.best is None or _merit(validated) > max(map(_merit, self.validations), default=-float("inf")):
             self.best = held
@@ -157,3 +157,12 @@ def over_agents(figures: Sequence[float], worst: Callable[[Sequence[float]], flo
     {'mean': 3.0, 'median': 2.0, 'worst': 6.0}
     """
     return {"mean": statistics.fmean(figures), "median": statistics.median(figures), "worst": worst(figures)}
+
+
+class ScoredModel(NamedTuple):
+    """A model's figures on each test task: after 0, 1, …, S inner steps."""
+
+    model: str
+    iteration: int
+    figures: np.ndarray  # (T, 1 + S, F): the loss, and the accuracy where there is one
+    samples: np.ndarray  # (T,): query samples of each task

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from difnet.record.comparing import flatten
 from difnet.record.costs import Target
 from difnet.record.events import LAUNCH_MODEL
-from difnet.record.formatting import figure, steps_text
-from difnet.record.run import Run, Score, flatten
+from difnet.record.files import TaskScore
+from difnet.record.formatting import number_text, steps_text
+from difnet.record.run import Run
 
 INCIDENTAL = ("seed", "name", "runs")  # config fields in which repetitions of one experiment may differ
 MEASURING = ("eval_every", "measure_every", "eval_tasks", "test_tasks", "engine")  # told where nothing else tells apart
@@ -92,7 +94,7 @@ def _common(tested: Iterable[set[str]]) -> list[str]:
     return sorted(set.intersection(*each) - {"0"}, key=int) if each else []
 
 
-def _kept(score: Score, what: str) -> bool:
+def _kept(score: TaskScore, what: str) -> bool:
     return what == "loss" or bool(np.isfinite(score.accuracy))
 
 
@@ -142,4 +144,4 @@ def target_text(target: Target) -> str:
     ('loss ≤ 0.5 after 10 inner steps', 'accuracy ≥ 0.74 after the most inner steps')
     """
     stage = "before adaptation" if target.steps == "0" else steps_text(target.steps or "the most")
-    return f"{target.what} {'≥' if target.what == 'accuracy' else '≤'} {figure(target.value)} {stage}"
+    return f"{target.what} {'≥' if target.what == 'accuracy' else '≤'} {number_text(target.value)} {stage}"

@@ -23,7 +23,7 @@ INK, AGENT, HUB, EDGE = "#22313f", "#4c78a8", "#e4803b", "#8fa1b3"
 def layout(topology: Topology) -> Array:
     """Where the agents stand: float64 (K, 2) within [-1, 1], the same at every call.
 
-    >>> from difnet.topology import load
+    >>> from difnet.topology.networks import load
     >>> layout(load("star_graph(n=4)")).round(3).tolist()[:2]
     [[0.0, 0.0], [0.0, 1.0]]
     """

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from difnet.errors import RunFolderError
-from difnet.record.formatting import BARS, figure
+from difnet.record.formatting import number_text
+from difnet.screen.charts import BARS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ MOST_CLASSES = 100
 WIDTH = 40  # characters of an interval in a table
 
 
-class Holding(NamedTuple):
+class AgentData(NamedTuple):
     """What an agent has, or a part that is held out."""
 
     who: str  # the agent's number, "everyone", "validation" or "test"
@@ -25,13 +26,13 @@ class Holding(NamedTuple):
     interval: tuple[float, float] | None = None  # of amplitudes, where tasks are drawn from a law
 
 
-def holdings(manifest: Mapping[str, Any]) -> list[Holding]:
+def agent_data(manifest: Mapping[str, Any]) -> list[AgentData]:
     """The agents in order, then what is held out.
 
     Raises: RunFolderError, if it is no manifest.
 
-    >>> holdings({"agents": [[{"client": "a", "samples": 3}, {"client": "b", "samples": 4}]]})
-    [Holding(who='0', clients=2, samples=7, classes={'a': 3, 'b': 4}, interval=None)]
+    >>> agent_data({"agents": [[{"client": "a", "samples": 3}, {"client": "b", "samples": 4}]]})
+    [AgentData(who='0', clients=2, samples=7, classes={'a': 3, 'b': 4}, interval=None)]
     """
     try:
         counted = manifest.get("targets") or {}
@@ -49,24 +50,24 @@ def holdings(manifest: Mapping[str, Any]) -> list[Holding]:
 
 def _holding(
     who: str, entries: Sequence[Mapping[str, Any]], classes: Mapping[str, int] | None, few: bool
-) -> Holding:  # fmt: skip
+) -> AgentData:  # fmt: skip
     """Of the entries of one agent: its clients with `support` and `query`, its classes with `samples`, or intervals."""
     if any("amplitude" in entry for entry in entries):
         ends = [float(x) for entry in entries for x in entry["amplitude"]]
-        return Holding(who, len(entries), 0, {}, (min(ends), max(ends)))
+        return AgentData(who, len(entries), 0, {}, (min(ends), max(ends)))
     samples = [int(entry["samples"] if "samples" in entry else entry["support"] + entry["query"]) for entry in entries]
     if classes is None and few and all("samples" in entry for entry in entries):
         classes = {str(entry["client"]): n for entry, n in zip(entries, samples, strict=True)}
-    return Holding(who, len(entries), sum(samples), {str(c): int(n) for c, n in (classes or {}).items()})
+    return AgentData(who, len(entries), sum(samples), {str(c): int(n) for c, n in (classes or {}).items()})
 
 
-def classes_of(held: Sequence[Holding]) -> list[str]:
+def classes_of(held: Sequence[AgentData]) -> list[str]:
     """Every class that somebody has, in order: numbers by size, other names by the alphabet."""
     named = {c for holding in held for c in holding.classes}
     return sorted(named, key=lambda c: (0, int(c), "") if c.lstrip("-").isdigit() else (1, 0, c))
 
 
-def rows(held: Sequence[Holding]) -> tuple[list[str], list[list[Any]]]:
+def rows(held: Sequence[AgentData]) -> tuple[list[str], list[list[Any]]]:
     """The heading and the rows of a table: how many of each, and a bar for each class or an interval's place."""
     classes = classes_of(held)
     if any(holding.interval for holding in held):
@@ -78,10 +79,10 @@ def rows(held: Sequence[Holding]) -> tuple[list[str], list[list[Any]]]:
     return heading, [[h.who, h.clients, h.samples, len(h.classes), bars(h, classes)] for h in held]
 
 
-def bars(holding: Holding, classes: Sequence[str]) -> str:
+def bars(holding: AgentData, classes: Sequence[str]) -> str:
     """One character per class: as high as its samples beside the most that this one has of any; a dot for none.
 
-    >>> bars(Holding("0", 1, 12, {"cat": 8, "dog": 4}), ["cat", "cow", "dog"])
+    >>> bars(AgentData("0", 1, 12, {"cat": 8, "dog": 4}), ["cat", "cow", "dog"])
     '█·▄'
     """
     most = max(holding.classes.values(), default=0)
@@ -89,12 +90,12 @@ def bars(holding: Holding, classes: Sequence[str]) -> str:
     return "".join(BARS[-(-len(BARS) * n // most) - 1] if n else "·" for n in counts)
 
 
-def _span(holding: Holding) -> str:
+def _span(holding: AgentData) -> str:
     low, high = holding.interval or (0.0, 0.0)
-    return figure(low) if low == high else f"{figure(low)} to {figure(high)}"
+    return number_text(low) if low == high else f"{number_text(low)} to {number_text(high)}"
 
 
-def _place(holding: Holding, held: Sequence[Holding]) -> str:
+def _place(holding: AgentData, held: Sequence[AgentData]) -> str:
     ends = [x for h in held if h.interval for x in h.interval]
     low, width = min(ends), (max(ends) - min(ends)) or 1.0
     a, b = (round((x - low) / width * WIDTH) for x in holding.interval or (low, low))
@@ -102,7 +103,7 @@ def _place(holding: Holding, held: Sequence[Holding]) -> str:
     return "·" * a + "█" * max(b - a, 1) + "·" * (WIDTH - max(b, a + 1))
 
 
-def picture(held: Sequence[Holding], title: str) -> "Figure":
+def picture(held: Sequence[AgentData], title: str) -> "Figure":
     """Agents from left to right, then what is held out: samples above, classes (or amplitudes) below.
 
     A circle's area is how many samples of that class it stands for, beside the most of any circle of its kind.
@@ -131,29 +132,29 @@ def picture(held: Sequence[Holding], title: str) -> "Figure":
     return figure_of(ax)
 
 
-def _columns(held: Sequence[Holding]) -> list[float]:
+def _columns(held: Sequence[AgentData]) -> list[float]:
     """Where each stands: agents at their numbers, what is held out beyond a gap."""
     return [n + (0.6 if holding.who in PARTS else 0) for n, holding in enumerate(held)]
 
 
-def _colours(held: Sequence[Holding]) -> list[str]:
+def _colours(held: Sequence[AgentData]) -> list[str]:
     from difnet.report.plots import COLOURS
 
     return [COLOURS[1] if holding.who in PARTS else COLOURS[0] for holding in held]
 
 
-def _draw_samples(ax: "Axes", held: Sequence[Holding]) -> None:
+def _draw_samples(ax: "Axes", held: Sequence[AgentData]) -> None:
     ax.bar(_columns(held), [holding.samples for holding in held], width=0.75, color=_colours(held))
 
 
-def _draw_intervals(ax: "Axes", held: Sequence[Holding]) -> None:
+def _draw_intervals(ax: "Axes", held: Sequence[AgentData]) -> None:
     for x, colour, holding in zip(_columns(held), _colours(held), held, strict=True):
         low, high = holding.interval or (0.0, 0.0)
         marker = "o" if low == high else ""
         ax.plot([x, x], [low, high], color=colour, linewidth=4, solid_capstyle="butt", marker=marker)
 
 
-def _draw_classes(ax: "Axes", held: Sequence[Holding], classes: Sequence[str], cell: float) -> None:
+def _draw_classes(ax: "Axes", held: Sequence[AgentData], classes: Sequence[str], cell: float) -> None:
     """Circles that fill a cell of so many inches where they are largest."""
     for who in (PARTS, ()):
         chosen = [h for h in held if (h.who in PARTS) == bool(who)]
@@ -168,7 +169,7 @@ def _draw_classes(ax: "Axes", held: Sequence[Holding], classes: Sequence[str], c
     ax.set_ylim(-0.7, len(classes) - 0.3)
 
 
-def _name_columns(ax: "Axes", held: Sequence[Holding]) -> None:
+def _name_columns(ax: "Axes", held: Sequence[AgentData]) -> None:
     agents = [h for h in held if h.who not in PARTS]
     every = -(-len(agents) // 50)
     columns = enumerate(zip(_columns(held), held, strict=True))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from difnet.errors import EnvironmentLacks, RunFolderError
+from difnet.maths.theory import promised_decay
 from difnet.record.events import AgentLost, Measured
-from difnet.record.formatting import promised, steps_text
+from difnet.record.formatting import steps_text
 from difnet.record.run import Run
 from difnet.report.experiments import accurate, grouped, steps_validated
 
@@ -73,7 +74,7 @@ def consensus(runs: Sequence[Run], ax: "Axes | None" = None) -> "Figure":
             ax.plot(x, y, color=colour, linewidth=1.6, label=name if name not in seen else None)
             seen.add(name)
             rate = run.mixing_rate
-            if run is members[0] and (promise := promised(list(zip(x.tolist(), y.tolist(), strict=True)), rate)):
+            if run is members[0] and (promise := promised_decay(list(zip(x.tolist(), y.tolist(), strict=True)), rate)):
                 told = f"theory: $\\lambda_2^{{2i}}$ down to the floor, $\\lambda_2$ = {rate:.4f}"
                 ax.plot(*zip(*promise, strict=True), color=PALE if alone else colour, linestyle=(0, (4, 2)),
                         linewidth=1.1, label=told if told not in seen else None)  # fmt: skip

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from difnet.maths.scores import interval
+from difnet.record.comparing import flatten
 from difnet.record.costs import Target, to_reach
 from difnet.record.events import LAUNCH_MODEL, LOCAL_AVERAGE
-from difnet.record.formatting import bytes_text, energy_text, figure, steps_text, time_text
-from difnet.record.run import Run, flatten
+from difnet.record.formatting import bytes_text, energy_text, number_text, steps_text, time_text
+from difnet.record.run import Run
 from difnet.report.experiments import grouped, seeds_text
 from difnet.report.page import Block, Paragraph, Table
 
@@ -40,7 +41,7 @@ def joules_text(joules: float | None) -> str:
     ('9.71 J', '34.9 kJ', 'unknown')
     """
     if joules is None or joules < 1000:
-        return "unknown" if joules is None else f"{figure(float(joules))} J"
+        return "unknown" if joules is None else f"{number_text(float(joules))} J"
     return bytes_text(joules).removesuffix("B") + "J"
 
 
@@ -50,7 +51,7 @@ def qualities(runs: Sequence[Run]) -> str:
     return ", ".join(told)
 
 
-def spread(values: Iterable[float | None], show: Callable[[float | None], str] = figure) -> str:
+def spread(values: Iterable[float | None], show: Callable[[float | None], str] = number_text) -> str:
     """Mean ± standard deviation (n - 1) of what is known; the figure alone where only one is.
 
     >>> spread([1.0, 2.0, 3.0]), spread([1.5]), spread([None])
@@ -70,9 +71,9 @@ def confident(values: Iterable[float | None]) -> str:
     """
     known = [v for v in values if v is not None]
     if len(known) < 2:
-        return figure(known[0] if known else None)
+        return number_text(known[0] if known else None)
     mean, half = interval(known)
-    return f"{figure(mean)} ± {figure(half)}"
+    return f"{number_text(mean)} ± {number_text(half)}"
 
 
 # What ran, and what came out
@@ -203,10 +204,10 @@ def cost(runs: Sequence[Run]) -> Table:
 
     def row(run: Run) -> tuple[str, ...]:
         return (
-            str(run.fact("run")), time_text(number(run, "seconds")), figure(number(run, "rounds_per_s")),
+            str(run.fact("run")), time_text(number(run, "seconds")), number_text(number(run, "rounds_per_s")),
             bytes_text(number(run, "bytes.payload")), bytes_text(number(run, "bytes.wire")),
             flops_text(number(run, "flops")), time_text(number(run, "communication.seconds")),
-            joules_text(number(run, "communication.joules")), figure(number(run, "pss_mb_per_agent")),
+            joules_text(number(run, "communication.joules")), number_text(number(run, "pss_mb_per_agent")),
             energy_text(run.summary.get("energy")),
         )  # fmt: skip
 

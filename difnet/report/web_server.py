@@ -23,11 +23,12 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, NamedTuple
 
 from difnet.errors import ConfigError, DifnetError, EnvironmentLacks, RunFolderError
-from difnet.record import run as runs
+from difnet.record import finding
 from difnet.record.costs import Target
 from difnet.report import plots, writing
 from difnet.report.page import Paragraph, Section, to_html
-from difnet.system.lifetime import alive, owned, sweep
+from difnet.system.folders import own_prefix, sweep_orphans
+from difnet.system.lifetime import say_alive
 
 PAGE = "report.html"
 SCRATCH = "difnet-report-"
@@ -60,11 +61,11 @@ def serve(
     """
     for name in names:
         if name != "latest":
-            runs.resolve(name, home)
+            finding.resolve(name, home)
     host, port = parse(at)
     plots.new_figure(1, 1)  # what is missing is said now, and matplotlib is imported by this thread
-    sweep(Path(tempfile.gettempdir()), SCRATCH)
-    with tempfile.TemporaryDirectory(prefix=owned(SCRATCH), ignore_cleanup_errors=True) as scratch:
+    sweep_orphans(Path(tempfile.gettempdir()), SCRATCH)
+    with tempfile.TemporaryDirectory(prefix=own_prefix(SCRATCH), ignore_cleanup_errors=True) as scratch:
         maker = Maker(names, home, targets, scratch)
         with until_asked_to_stop() as asked, listening(host, port, maker) as server, server.answering():
             say(server.url)
@@ -135,7 +136,7 @@ def make(folders: Sequence[Path], targets: Sequence[Target], scratch: str | None
 
     Raises: DifnetError or OSError, if a run cannot be read.
     """
-    loaded = [runs.load(folder) for folder in dict.fromkeys(folders)]
+    loaded = [finding.load(folder) for folder in dict.fromkeys(folders)]
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         writing.write(loaded, folder, targets)
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.suffix in KINDS}
@@ -161,7 +162,7 @@ class Maker:
         """Make the report if there is something new, and tell what stands in the way; whether it was made."""
         try:
             try:
-                folders = [runs.resolve(name, self._home) for name in self._names]
+                folders = [finding.resolve(name, self._home) for name in self._names]
             except RunFolderError as error:
                 return self._tell(notice("No run yet", f"Nothing to show so far: {error}."))
             if (state := state_of(folders)) == self._made_of:
@@ -210,7 +211,7 @@ class Server(ThreadingMixIn, TCPServer):
 
         def turn() -> None:
             while not leave.is_set():
-                alive()
+                say_alive()
                 self._turn()
 
         thread = threading.Thread(target=turn, name="clients", daemon=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from difnet.errors import RunFolderError
+from difnet.record.comparing import flatten
 from difnet.record.costs import Target
-from difnet.record.run import Run, flatten
+from difnet.record.run import Run
 from difnet.report import comparison_plots, plots, tables
 from difnet.report.experiments import accurate, common_target, grouped, target_text
 from difnet.report.page import Block, Code, Items, Paragraph, Picture, Section, to_html, to_markdown

@@ -20,23 +20,24 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from difnet import __version__
 from difnet.config import RunConfig, load
 from difnet.errors import DifnetError, EnvironmentLacks
 from difnet.exchange.addresses import endpoint_of, reach
-from difnet.exchange.registry import Control
-from difnet.places import spell
-from difnet.record.tally import Held
+from difnet.exchange.control import Control
+from difnet.places import agents_text
+from difnet.record.tally import ModelAt
 from difnet.runtime.agent_process import Assignment, run_agent
 from difnet.runtime.child_processes import Children
-from difnet.runtime.testing import check_target, score
-from difnet.system.energy import Meter, machine
-from difnet.system.lifetime import alive, allow_files, die_with_parent
-from difnet.system.machine import environment, process_for_tensors
-from difnet.system.progress import heard_by, spoken
+from difnet.runtime.testing import check_target, score_models
+from difnet.system.energy import Meter, machine_id
+from difnet.system.lifetime import die_with_parent, raise_file_limit, say_alive
+from difnet.system.machine import environment, torch_settings
+from difnet.system.progress import as_lines, progress_to
 from difnet.topology import Topology
-from difnet.version import __version__
-from difnet.workload import Workload, build, check_device
-from difnet.workload.kernels import compile_steps, describe
+from difnet.workload import Workload
+from difnet.workload.building import build, check_device
+from difnet.workload.kernels import compile_kernels, describe
 
 GRACE_S, BEAT_S, ANSWER_S = 3.0, 1.0, 30.0
 DEVICE_TIMEOUT_S = 60.0
@@ -44,7 +45,7 @@ GONE_S = 1.0  # a launcher that is being killed takes a moment to be gone
 
 
 @dataclass(frozen=True)
-class Hosting:
+class HostSettings:
     """What a host was told when it was started."""
 
     agents: Sequence[int]
@@ -58,10 +59,10 @@ class Hosting:
     @property
     def name(self) -> str:
         """What the launcher calls this host: one machine, under one address, may have several."""
-        return f"{self.advertise or platform.node()}/{spell(self.agents)}"
+        return f"{self.advertise or platform.node()}/{agents_text(self.agents)}"
 
 
-def run_host(told: Hosting) -> int:
+def run_host(told: HostSettings) -> int:
     """Fork the agents of this host and stay until the run is over. Returns an exit status.
 
     Raises: DifnetError, if it cannot take part and the launcher does not know of it.
@@ -73,7 +74,7 @@ def run_host(told: Hosting) -> int:
         asked.append(True)
         sys.exit(143)
 
-    allow_files()
+    raise_file_limit()
     try:
         launcher = [os.pidfd_open(told.bound_to)] if told.bound_to else []  # readable once the launcher has ended
     except ProcessLookupError:
@@ -82,7 +83,7 @@ def run_host(told: Hosting) -> int:
     if told.bound_to:
         die_with_parent(told.bound_to, signal.SIGTERM)
     try:
-        with process_for_tensors():
+        with torch_settings():
             return _fork_and_supervise(told, launcher)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending already
@@ -90,10 +91,10 @@ def run_host(told: Hosting) -> int:
             shutil.rmtree(Path(told.registry.removeprefix("ipc://")).parent, ignore_errors=True)
 
 
-def run_foreground(told: Hosting) -> int:
+def run_foreground(told: HostSettings) -> int:
     """Be the one agent of this host in this process, without a fork. Returns its exit status."""
     [k] = told.agents
-    with process_for_tensors():
+    with torch_settings():
         assignment = prepare(told)
         status = run_agent(k, assignment)
         with Control(assignment.registry, told.token, assignment.run) as control:
@@ -101,7 +102,7 @@ def run_foreground(told: Hosting) -> int:
     return status
 
 
-def _fork_and_supervise(told: Hosting, launcher: list[int]) -> int:
+def _fork_and_supervise(told: HostSettings, launcher: list[int]) -> int:
     try:
         assignment = prepare(told)
     except Refused as refused:
@@ -130,7 +131,7 @@ class Refused(DifnetError):
         self.exit_code = error.exit_code
 
 
-def prepare(told: Hosting) -> Assignment:
+def prepare(told: HostSettings) -> Assignment:
     """Reach the registry, ask it what to run, and load all of it. Returns what every agent inherits.
 
     Raises: Refused, if this cannot be run here; DifnetError, if nobody could be told so.
@@ -147,27 +148,27 @@ def prepare(told: Hosting) -> Assignment:
         asked, topology = load(settings=run["config"]), Topology.from_dict(run["topology"])
         try:
             workload = _load(asked, topology, note)
-            steps = compile_steps(workload, note)
+            kernels = compile_kernels(workload, note)
         except DifnetError as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher answers with it, and we are ending already
             control.say("failed", {"reason": str(error), "exit_code": error.exit_code, "host": told.name})
             raise Refused(error) from error
-        facts = describe(workload, steps)
+        facts = describe(workload, kernels)
         if 0 not in told.agents:
             facts["manifest"] = None  # the same on every host, and long
         control.say("prepared", {"host": told.name, "agents": list(told.agents), "environment": environment(),
                                  "facts": facts})  # fmt: skip
     hashes = {**run["hashes"], "model": workload.fingerprint()}
     listen = _listen(told.registry, local, told.advertise)
-    return Assignment(workload, steps, topology, hashes, run["run"], registry, told.token, listen, told.advertise or "",
-                      asked.device)  # fmt: skip
+    return Assignment(workload, kernels, topology, hashes, run["run"], registry, told.token, listen,
+                      told.advertise or "", asked.device)  # fmt: skip
 
 
 def _load(asked: RunConfig, topology: Topology, note: Callable[[str], None]) -> Workload:
     config = asked.model_copy(update={"device": "cpu"})  # another device would not survive the fork
     if asked.device != "cpu":
         check_device_aside(asked.device)
-    with heard_by(spoken(note)):
+    with progress_to(as_lines(note)):
         workload = build(config, topology.agents, topology.hub)
         check_target(workload)
     return workload
@@ -216,7 +217,7 @@ def beating(control: Control, name: str) -> Iterator[None]:
 
     def beat() -> None:
         while True:
-            control.say("beat", {"name": name, "machine": machine(), "energy": meter.so_far(None)})
+            control.say("beat", {"name": name, "machine": machine_id(), "energy": meter.so_far(None)})
             if over.wait(BEAT_S):
                 return
 
@@ -238,7 +239,7 @@ def supervise(children: Children, control: Control, launcher: list[int], assignm
     ending_since: float | None = None
     heard_at, orphan_s = time.monotonic(), assignment.workload.config.orphan_s
     while ending_since is None or (children and time.monotonic() - ending_since < GRACE_S):
-        alive()
+        say_alive()
         ready = wait([control.socket.FD, *launcher, *children.fds], 0.25)
         children.attend(ready)
         while heard := control.hear(0):
@@ -259,9 +260,9 @@ def supervise(children: Children, control: Control, launcher: list[int], assignm
 
 def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> None:
     """Test the models that came out of the run: this host holds the tasks, and has nothing else to do any more."""
-    held = {name: Held(i, w) for (name, i), w in zip(asked["models"].items(), asked["tensors"], strict=True)}
-    with heard_by(spoken(lambda text: control.say("note", {"text": text}))):
-        scored = score(workload, held)
+    held = {name: ModelAt(i, w) for (name, i), w in zip(asked["models"].items(), asked["tensors"], strict=True)}
+    with progress_to(as_lines(lambda text: control.say("note", {"text": text}))):
+        scored = score_models(workload, held)
     for model, iteration, figures, samples in scored:
         told = {"model": model, "iteration": iteration, "shape": figures.shape}
         control.say("scored", told, (figures.reshape(-1), samples))

@@ -9,17 +9,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from difnet import catalog
+from difnet import __version__, catalog
 from difnet.config import RunConfig
 from difnet.errors import AgentLost, DifnetError
 from difnet.exchange.registry import HOST_SILENCE_S, Registry
-from difnet.places import Contract, Place, spell
+from difnet.places import Contract, Place, agents_text
 from difnet.record import events
 from difnet.record.events import Event
-from difnet.record.recorder import Recorder, Scored
-from difnet.system.lifetime import alive, allow_files, asked_to_stop
-from difnet.topology import Topology, load
-from difnet.version import __version__
+from difnet.record.recorder import Recorder
+from difnet.record.tally import ScoredModel
+from difnet.system.lifetime import raise_file_limit, say_alive, stop_signals
+from difnet.topology import Topology
+from difnet.topology.networks import load
 
 PULSE_S, SAY_S, LAST_WORDS_S = 1.0, 0.5, 1.0
 
@@ -31,10 +32,10 @@ def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: No
     Raises: DifnetError, if it cannot start.
     """
     topology, place = _planned(config)
-    allow_files()
+    raise_file_limit()
     token = os.environ.get("DIFNET_TOKEN") or secrets.token_hex(16)
     neighbours = {k: sorted({*topology.hears(k), *topology.tells(k)}) for k in range(topology.agents)}
-    with asked_to_stop() as stop, place as hosts, Registry(hosts.meeting, token, neighbours) as registry:
+    with stop_signals() as stop, place as hosts, Registry(hosts.meeting, token, neighbours) as registry:
         recorder = Recorder(config, topology, "launch", listen)  # its folder is made when a run can begin
         registry.run = {
             "run": recorder.folder.name, "version": __version__, "config": config.model_dump(exclude_none=True),
@@ -69,7 +70,7 @@ class Launch:
         self._heard_at = time.monotonic()
         self._told_at: dict[int, float] = {}  # agent -> when it was last heard
         self._said_at, self._said = 0.0, ""
-        self._scores: list[Scored] = []
+        self._scores: list[ScoredModel] = []
         self._all_scored = False
 
     def until_done(self) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class Launch:
                 if kind != "beat":  # which says that a host is there, and not that anything goes on
                     self._heard_at = time.monotonic()
                 self._take(kind, body, tensors)
-            alive()
+            say_alive()
             self._say_who_is_ready()
             now = time.monotonic()
             self._lose_silent_hosts(now)
@@ -134,7 +135,7 @@ class Launch:
             last = f":\n{log_tail}" if log_tail else ""
             self._failure = self._failure or AgentLost(f"agent {agent} ended before the start ({status}){last}")
             return
-        finished = self.recorder.gathering.finished.get(agent)
+        finished = self.recorder.tally.finished.get(agent)
         if finished is None or finished.state == "failed":
             self.recorder.lose(agent, status, log_tail)
 
@@ -172,8 +173,8 @@ class Launch:
 
     def _left_behind(self, now: float) -> list[int]:
         """The agents that are left when nobody but frozen ones is, given that their neighbours noticed it too."""
-        unfinished = set(self.recorder.gathering.alive) - self.recorder.gathering.finished.keys() - self._exited
-        frozen = {e.neighbour for e in self.recorder.gathering.broken}
+        unfinished = set(self.recorder.tally.alive) - self.recorder.tally.finished.keys() - self._exited
+        frozen = {e.neighbour for e in self.recorder.tally.broken}
         quiet = all(now - self._told_at.get(k, 0.0) > self.config.silence_s + 2 for k in unfinished)
         return sorted(unfinished) if unfinished and unfinished <= frozen and quiet else []
 
@@ -186,7 +187,7 @@ class Launch:
             return
         patience_s, self._heard_at = self.config.step_timeout_s, time.monotonic()
         while not self._all_scored and not self._stop and self.hosts.poll() is None and not host.is_silent():
-            alive()
+            say_alive()
             for kind, body, tensors in self.registry.listen(0.1):
                 self._heard_at = time.monotonic()
                 self._take(kind, body, tensors)
@@ -202,7 +203,8 @@ class Launch:
             self._all_scored = True
             return
         figures, samples = tensors
-        self._scores.append(Scored(str(body["model"]), int(body["iteration"]), figures.reshape(body["shape"]), samples))
+        figures, iteration = figures.reshape(body["shape"]), int(body["iteration"])
+        self._scores.append(ScoredModel(str(body["model"]), iteration, figures, samples))
 
     def _end(self, stopped_by: str) -> dict[str, Any]:
         if not stopped_by and not self._failure:
@@ -212,7 +214,7 @@ class Launch:
                 self.recorder.note(line)
         self.registry.end()
         self.hosts.stop()
-        g = self.recorder.gathering
+        g = self.recorder.tally
         left_behind = {e.neighbour: f"left behind by its neighbours: {e.reason}" for e in g.broken}
         missing = [] if self._failure else sorted(set(g.alive) - g.finished.keys())
         for agent in missing:
@@ -241,6 +243,6 @@ def facts(prepared: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     Args: `prepared`, by host: agents, environment, facts.
     """
     first = next(told for told in prepared.values() if 0 in told["agents"])
-    hosts = {name: {"agents": spell(told["agents"]), **told["environment"]} for name, told in prepared.items()}
+    hosts = {name: {"agents": agents_text(told["agents"]), **told["environment"]} for name, told in prepared.items()}
     environment = first["environment"] | ({"hosts": hosts} if len(hosts) > 1 else {})
     return first["facts"] | {"environment": environment}

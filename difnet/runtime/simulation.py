@@ -13,83 +13,78 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.func import vmap
 
-from difnet.agent import owned
+from difnet.agent import aligned
 from difnet.algorithms import Info, State
 from difnet.config import RunConfig
 from difnet.errors import Diverged
+from difnet.exchange.links import Counters
 from difnet.maths.federation import weighted_mean
-from difnet.maths.mixing import Slots, column, mix, mix_all, slots
-from difnet.maths.seeding import Purpose, generator
-from difnet.meta import Tasks
-from difnet.record.events import Edge, Evaluated, Event, Finished, Note, Progress, Snapshot, TrainedAlone
+from difnet.record.events import Edge, Event, Finished, Note, Snapshot, TrainedAlone
 from difnet.record.recorder import Recorder
-from difnet.runtime.testing import check_target, score
-from difnet.system.lifetime import asked_to_stop
-from difnet.system.machine import cores, cpu_seconds, environment, memory_peak, memory_pss, process_for_tensors
-from difnet.system.progress import heard_by, spoken
-from difnet.topology import Topology, load
-from difnet.workload import TaskStream, Workload, build, engine, steps_of
-from difnet.workload.kernels import Steps, compile_steps, describe, evaluated, flat_adapt, unflatten_step
+from difnet.runtime.account import Account, Served, Usage
+from difnet.runtime.stacked import Adapt, batched, exact, mixing_of, row_of, rows_of, stack_states, with_rows
+from difnet.runtime.testing import check_target, score_models
+from difnet.system.lifetime import stop_signals
+from difnet.system.machine import cores, cpu_seconds, environment, memory_peak, memory_pss, torch_settings
+from difnet.system.progress import as_lines, progress_to
+from difnet.topology import Topology
+from difnet.topology.networks import load
+from difnet.workload import Workload
+from difnet.workload.building import build
+from difnet.workload.kernels import Kernels, compile_kernels, describe
 from difnet.workload.local_training import train_alone
 
 PROGRESS_S = 1.0
-MOST_TOGETHER = 64  # agents in one call of the batched kernel on a CPU: more would leave the cache
-
-
-# Here one State holds all agents with tasks, one after the other along the first axis: w (K, L), phi (K, L), slots
-# (K, ...). A row r is agent workload.clients[r], which is agent r itself where nobody serves.
-Adapt = Callable[[State, int, Sequence[int]], tuple[State, Info]]  # (states, step, rows that adapt) -> figures (rows,)
-Mix = Callable[[int, Tensor], Tensor]  # (iteration, Phi) -> what each agent combines, (K, L)
-
-
 def simulate(config: RunConfig, listen: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
     """Run a whole network in this process; returns its summary.
 
     Args: `listen` hears every network-level event.
     Raises: ConfigError, if something does not fit.
     """
-    with process_for_tensors(cores() if config.simulator == "batched" else 1):
+    with torch_settings(cores() if config.simulator == "batched" else 1):
         return _simulate(config, listen)
 
 
 def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, Any]:
     topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
-    with heard_by(spoken(lambda text: listen(Note(text, 0.0)))):
+    with progress_to(as_lines(lambda text: listen(Note(text, 0.0)))):
         workload = build(config, topology.agents, topology.hub)
         check_target(workload)
         recorder = Recorder(config, topology, "simulate", listen)
         recorder.start()
-        steps = compile_steps(workload, recorder.note)
-    adapt = exact(workload, steps) if config.simulator == "exact" else batched(workload, recorder.note)
-    recorder.ready({**describe(workload, steps), "environment": environment()})
-    with asked_to_stop() as stop:
-        simulation = Simulation(workload, steps, topology, recorder, stop)
+        kernels = compile_kernels(workload, recorder.note)
+    adapt = exact(workload, kernels) if config.simulator == "exact" else batched(workload, recorder.note)
+    recorder.ready({**describe(workload, kernels), "environment": environment()})
+    with stop_signals() as stop:
+        simulation = Simulation(workload, kernels, topology, recorder, stop)
         try:
             ended = simulation.diffuse(adapt) if workload.hub is None else simulation.serve(adapt)
         except Diverged as error:
             recorder.note(str(error))
             return recorder.finish("failed", str(error))
     if ended == "done":
-        with heard_by(spoken(recorder.note)):
-            recorder.score(score(workload, recorder.models_to_test()))
+        with progress_to(as_lines(recorder.note)):
+            recorder.score(score_models(workload, recorder.models_to_test()))
     return recorder.finish(ended, signal.Signals(stop[0]).name if ended == "stopped" else "")
 
 
 class Simulation:
     """One run of the recursion, and what it reports."""
 
-    def __init__(self, workload: Workload, steps: Steps, topology: Topology, recorder: Recorder, stop: list) -> None:
-        self.workload, self.steps, self.topology, self.recorder, self._stop = workload, steps, topology, recorder, stop
+    def __init__(
+        self, workload: Workload, kernels: Kernels, topology: Topology, recorder: Recorder, stop: list[int]
+    ) -> None:
+        self.workload, self.kernels, self.topology, self.recorder = workload, kernels, topology, recorder
+        self._stop = stop
         self.config, self.algorithm = workload.config, workload.algorithm
         self._combine = vmap(workload.algorithm.combine)
         self._degrees = [int(n) for n in np.count_nonzero(topology.A, axis=1) - (np.diagonal(topology.A) != 0)]
         self._state_bytes = workload.length * workload.dtype.itemsize
         self._progressed_at, self._cpu_from = time.monotonic(), cpu_seconds()
-        self._opening = int(steps.alone is not None)  # exchanges before the first iteration
+        self._opening = int(kernels.train_alone is not None)  # exchanges before the first iteration
         self._uploads = np.zeros(topology.agents, dtype=np.int64)  # states sent, by agent; a hub's own not counted
         self._heard = np.zeros(topology.agents, dtype=np.int64)  # states heard, by agent
         self._steps_done = np.zeros(topology.agents, dtype=np.int64)
@@ -113,7 +108,7 @@ class Simulation:
             self._exchanged()
             if self._report(i, everybody, state.w, info, everybody):
                 break
-        return self._finish(i, {k: _row(state, k) for k in everybody})
+        return self._finish(i, {k: row_of(state, k) for k in everybody})
 
     def serve(self, adapt: Adapt) -> str:
         """The rounds of a served star: call, adapt, answer, take the server's step. Returns "done" or "stopped"."""
@@ -123,40 +118,40 @@ class Simulation:
         first = self.workload.first_state(hub).w
         if self._opening:
             local = {k: state.phi[r].cpu().numpy() for r, k in enumerate(clients)}
-            first = owned(weighted_mean(local, dict.fromkeys(clients, 1.0))).to(config.device)
+            first = aligned(weighted_mean(local, dict.fromkeys(clients, 1.0))).to(config.device)
             self._answered(clients)
         state = self._combine(state, first.expand_as(state.w))
         served = server.init(first)
         self._evaluate(hub, 0, served.w)
         i = 0
         for i in range(1, config.iterations + 1):
-            called = self.workload.rounds.called(i - 1)
+            called = self.workload.server_rounds.called(i - 1)
             rows = [clients.index(k) for k in called]
-            state = _with_rows(state, rows, self._combine(_rows(state, rows), served.w.expand(len(rows), -1)))
+            state = with_rows(state, rows, self._combine(rows_of(state, rows), served.w.expand(len(rows), -1)))
             state, info = self._local_steps(adapt, state, i, rows)
             self._heard[called] += 1
             self._answered(called)
-            taken = list(zip(called, rows, strict=True))[: self.workload.rounds.wanted]  # nobody is late here
-            mean = self.workload.rounds.mean({k: state.phi[r].cpu().numpy() for k, r in taken})
+            taken = list(zip(called, rows, strict=True))[: self.workload.server_rounds.wanted]  # nobody is late here
+            mean = self.workload.server_rounds.mean({k: state.phi[r].cpu().numpy() for k, r in taken})
             self._abandoned += mean is None
-            served = served if mean is None else server.step(served, owned(mean).to(config.device))
+            served = served if mean is None else server.step(served, aligned(mean).to(config.device))
             if self._report(i, [hub], served.w[None], info, called):
                 break
         state = self._combine(state, served.w.expand_as(state.w))
         self._heard[clients] += 1
-        return self._finish(i, {hub: served, **{k: _row(state, r) for r, k in enumerate(clients)}})
+        return self._finish(i, {hub: served, **{k: row_of(state, r) for r, k in enumerate(clients)}})
 
     def _first_states(self) -> State:
         """What every agent with tasks starts from, stacked."""
         states = []
         for k in self.workload.clients:
             if self._opening:
-                local = train_alone(self.workload, self.steps, k)
+                local = train_alone(self.workload, self.kernels, k)
                 self.recorder.record(TrainedAlone(k, local.steps, local.loss, local.gradient_norm))
                 states.append(self.algorithm.init(local.w))
             else:
                 states.append(self.workload.first_state(k))
-        return stacked(states)
+        return stack_states(states)
 
     def _local_steps(self, adapt: Adapt, state: State, i: int, rows: Sequence[int]) -> tuple[State, Info]:
         local_steps = self.config.local_steps
@@ -192,32 +187,27 @@ class Simulation:
 
     def _evaluate(self, k: int, i: int, w: Tensor) -> None:
         w = w.clone()
-        losses, accuracies = evaluated(self.steps.evaluate(w), self.config.eval_steps)
+        figures = self.kernels.evaluate(w)
+        self.recorder.record(self._account(k).evaluated(k, i, figures, self.config.eval_steps), [w.cpu().numpy()])
+
+    def _account(self, k: int) -> Account:
+        """What an agent k would have done and sent as a process, but for what a wire adds."""
+        calls, answers = int(self._heard.sum()), int(self._uploads.sum())
         is_hub = k == self.workload.hub
-        whose = slice(None) if is_hub else k
-        uploads, steps = self._uploads[whose].sum(), self._steps_done[whose].sum()
-        states = uploads + self._heard.sum() if is_hub else uploads
-        event = Evaluated(k, i, losses.pop("0"), losses, accuracies, int(states) * self._state_bytes, int(steps),
-                          int(uploads))  # fmt: skip
-        self.recorder.record(event, [w.cpu().numpy()])
+        sent, heard = (calls, answers) if is_hub else (int(self._uploads[k]), int(self._heard[k]))
+        counters = Counters(sent * self._state_bytes, 0, sent, sent, heard * self._state_bytes)
+        served = Served(answers, int(self._steps_done.sum()), self._abandoned) if is_hub else None
+        return Account(counters, int(self._steps_done[k]), served)
 
     def _progress(self, i: int, info: Info, adapted: Sequence[int]) -> None:
         self._progressed_at, agents = time.monotonic(), self.topology.agents
-        cpu_s, pss = (cpu_seconds() - self._cpu_from) / agents, memory_pss()
+        pss = memory_pss()
+        usage = Usage((cpu_seconds() - self._cpu_from) / agents, pss // agents if pss else None,
+                      memory_peak() // agents)  # fmt: skip
         told = {name: dict(zip(adapted, figures.tolist(), strict=True)) for name, figures in info.items()}
-        losses = told.pop("loss", {})
-        hub, size = self.workload.hub, self._state_bytes
-        calls = int(self._heard.sum())
         for k in range(agents):
-            sent, heard = int(self._uploads[k]), int(self._heard[k])
-            if k == hub:
-                sent, heard = calls, int(self._uploads.sum())
-            figures = {name: by_agent[k] for name, by_agent in told.items() if k in by_agent}
-            self.recorder.record(Progress(
-                k, i, losses.get(k), cpu_s, pss // agents if pss else None, int(self._steps_done[k]), figures,
-                memory_peak() // agents, sent * size, 0, sent, int(self._uploads[k]), 0, 0,
-                abandoned=self._abandoned if k == hub else 0, heard_payload_bytes=heard * size,
-            ))  # fmt: skip
+            means = {name: by_agent[k] for name, by_agent in told.items() if k in by_agent}
+            self.recorder.record(self._account(k).progress(k, i, means, usage))
         self.recorder.pulse()
 
     def _finish(self, i: int, states: dict[int, State]) -> str:
@@ -241,139 +231,3 @@ class Simulation:
             yield from ((l, int(self._uploads[k]) // len(tells)) for l in tells)
 
 
-def stacked(states: Sequence[State]) -> State:
-    """One State of several agents, a row each."""
-    return State(
-        torch.stack([s.w for s in states]), torch.stack([s.phi for s in states]),
-        tuple(torch.stack(slot) for slot in zip(*(s.slots for s in states), strict=True)),
-    )  # fmt: skip
-
-
-def _row(state: State, r: int) -> State:
-    """One agent's state, in memory of its own, aligned as in an agent process."""
-    return State(state.w[r].clone(), state.phi[r].clone(), tuple(slot[r].clone() for slot in state.slots))
-
-
-def _rows(state: State, rows: Sequence[int]) -> State:
-    chosen = list(rows)
-    return State(state.w[chosen], state.phi[chosen], tuple(slot[chosen] for slot in state.slots))
-
-
-def _with_rows(state: State, rows: Sequence[int], new: State) -> State:
-    """The states with some rows replaced."""
-
-    def put(old: Tensor, fresh: Tensor) -> Tensor:
-        return old.index_copy(0, torch.as_tensor(list(rows), device=old.device), fresh)
-
-    return State(put(state.w, new.w), put(state.phi, new.phi), tuple(map(put, state.slots, new.slots)))
-
-
-def exact(workload: Workload, steps: Steps) -> Adapt:
-    """Agent after agent, through the kernel that an agent process runs."""
-    streams = [TaskStream(workload, k) for k in workload.clients]
-
-    def adapt(state: State, step: int, rows: Sequence[int]) -> tuple[State, Info]:
-        after, infos = zip(*(steps.adapt(_row(state, r), streams[r](step)) for r in rows), strict=True)
-        new = stacked(after)
-        state = new if len(rows) == len(state.w) else _with_rows(state, rows, new)
-        return state, {name: torch.stack([info[name] for info in infos]) for name in infos[0]}
-
-    return adapt
-
-
-def batched(workload: Workload, say: engine.Say) -> Adapt:
-    """Blocks of agents, each in one call of a kernel mapped over agents; the last block overlaps the one before.
-
-    The kernel uses all threads that torch is given: its bits are its own anyway. A block of which nobody is called is
-    left out.
-    """
-    K = len(workload.clients)
-    size = K if workload.config.device != "cpu" else min(K, MOST_TOGETHER)
-    blocks = [range(start, start + size) for start in [*range(0, K - size, size), K - size]]
-    streams = [BlockStream(workload, [workload.clients[r] for r in block]) for block in blocks]
-    one, example, names = flat_adapt(workload, workload.algorithm)
-    over_agents = vmap(lambda *inputs: tuple(one(list(inputs))))
-    kernel = engine.prepare(
-        {f"the adapt step of {size} agents": (
-            lambda inputs: list(over_agents(*inputs)), [torch.stack([t] * size) for t in example])},
-        workload.engine, say, torch.get_num_threads(),
-    ).popitem()[1]  # fmt: skip
-
-    def adapt(state: State, step: int, rows: Sequence[int]) -> tuple[State, Info]:
-        chosen = set(rows)
-        kept = torch.clone if len(chosen) < K else torch.empty_like  # of those who do not adapt
-        after = State(state.w, kept(state.phi), tuple(map(kept, state.slots)))
-        figures = {name: torch.empty(K, dtype=state.w.dtype, device=state.w.device) for name in names}
-        for block, stream in zip(blocks, streams, strict=True):
-            mine = [r for r in block if r in chosen] if len(chosen) < K else list(block)
-            if not mine:
-                continue
-            span, tasks = slice(block.start, block.stop), stream(step)
-            before = State(state.w[span], state.phi[span], tuple(slot[span] for slot in state.slots))
-            flat = kernel.run([before.w, *before.slots, *tasks.support, *tasks.query])
-            new, info = unflatten_step(before, flat, names)
-            here = slice(None) if len(mine) == size else [r - block.start for r in mine]
-            there = span if len(mine) == size else mine
-            after.phi[there] = new.phi[here]
-            for slot, fresh in zip(after.slots, new.slots, strict=True):
-                slot[there] = fresh[here]
-            for name, values in info.items():
-                figures[name][there] = values[here]
-        return after, {name: values[list(rows)] for name, values in figures.items()}
-
-    return adapt
-
-
-class BlockStream:
-    """The tasks of a block of agents for step 0, 1, 2, …: the same tasks that each agent draws alone, stacked."""
-
-    def __init__(self, workload: Workload, agents: Sequence[int]) -> None:
-        self._streams = [TaskStream(workload, k) for k in agents]
-        self._length, self._number = workload.block, -1
-        self._steps: list[Tasks] = []
-
-    def __call__(self, step: int) -> Tasks:
-        """Tensors of leading sizes (agents, tasks)."""
-        number, place = divmod(step, self._length)
-        if number != self._number:
-            blocks = [stream.block(number) for stream in self._streams]
-            stacked = [torch.stack(tensors, dim=1) for tensors in zip(*blocks, strict=True)]
-            self._steps, self._number = steps_of(stacked), number
-        return self._steps[place]
-
-
-def mixing_of(config: RunConfig, topology: Topology) -> Mix:
-    """How all agents combine: at once, or with the delays of asynchronous rounds."""
-    if config.mode == "async":
-        return delayed_mixing(config, topology)
-    dtype = np.dtype(config.dtype)
-    rows = slots(topology.A, dtype)
-    if config.device == "cpu":
-        return lambda i, phi: torch.from_numpy(mix_all(rows, phi.numpy()))
-    there = Slots(*(torch.from_numpy(part).to(config.device) for part in rows))
-    return lambda i, phi: mix_all(there, phi)
-
-
-def delayed_mixing(config: RunConfig, topology: Topology) -> Mix:
-    """Asynchronous rounds, modelled: what agent k combines of a neighbour is 0 to `staleness` rounds old.
-
-    The ages are drawn evenly from the run's seed. A real asynchronous network has the delays its machine has, so the
-    two do not agree in bits.
-    """
-    history: list[np.ndarray] = []
-    columns = [column(topology.A, k) for k in range(topology.agents)]
-
-    def mixed(i: int, phi: Tensor) -> Tensor:
-        history.append(phi.cpu().numpy())
-        del history[: -config.staleness - 1]
-        rows = [mix(columns[k], k, history[-1][k], dict(heard(i, k))) for k in range(len(phi))]
-        return torch.from_numpy(np.stack(rows)).to(phi.device)
-
-    def heard(i: int, k: int) -> Iterator[tuple[int, np.ndarray]]:
-        rng = generator(config.seed, Purpose.DELAY, k, i)
-        for l in topology.hears(k):
-            age = int(rng.integers(config.staleness + 1))
-            if age < len(history):
-                yield l, history[-1 - age][l]
-
-    return mixed

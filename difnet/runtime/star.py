@@ -10,10 +10,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from difnet.agent import owned
+from difnet.agent import aligned
 from difnet.errors import DifnetError
 from difnet.maths.federation import weighted_mean
-from difnet.workload.server_rounds import Rounds
+from difnet.workload.server_rounds import ServerRounds
 
 
 class Line(Protocol):
@@ -32,7 +32,7 @@ class Line(Protocol):
 class Hub:
     """The hub's side of its rounds. `first` is the number of the first round on the wire."""
 
-    def __init__(self, rounds: Rounds, transport: Line, first: int = 0) -> None:
+    def __init__(self, rounds: ServerRounds, transport: Line, first: int = 0) -> None:
         self._rounds, self._transport, self._first = rounds, transport, first
         self.abandoned = 0
         self.heard = 0  # messages of clients
@@ -44,7 +44,7 @@ class Hub:
         if not answers:
             raise DifnetError("no client sent its local model: all of them are lost")
         self.heard += len(answers)
-        return owned(weighted_mean(answers, dict.fromkeys(answers, 1.0)))
+        return aligned(weighted_mean(answers, dict.fromkeys(answers, 1.0)))
 
     def ask(self, i: int, w: Tensor) -> Tensor | None:
         """Call the clients of round i, hear them, and mean what they answer; None for an abandoned round."""
@@ -58,7 +58,7 @@ class Hub:
         self.answered += len(answers)
         mean = self._rounds.mean(answers)
         self.abandoned += mean is None
-        return None if mean is None else owned(mean)
+        return None if mean is None else aligned(mean)
 
     def dismiss(self, i: int, w: Tensor) -> None:
         """The last call, after i rounds: everybody gets the launch model."""
@@ -83,7 +83,7 @@ class Client:
     @property
     def w(self) -> Tensor:
         """The launch model of the newest call."""
-        return owned(self._call.w)
+        return aligned(self._call.w)
 
     @property
     def iteration(self) -> int:

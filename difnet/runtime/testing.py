@@ -5,21 +5,20 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 
-from difnet.maths.evaluate import Measure, evaluate, weights
+from difnet.maths.evaluate import Measure, evaluate, query_samples
 from difnet.meta import Tasks
 from difnet.record.costs import Target
-from difnet.record.recorder import Scored
-from difnet.record.tally import Held
-from difnet.system.progress import progress
+from difnet.record.tally import ModelAt, ScoredModel
+from difnet.system.progress import report_progress
 from difnet.workload import Workload
 
 TOGETHER = 50  # tasks whose courses are computed in one call
 
 
-def score(
-    workload: Workload, models: Mapping[str, Held], tasks: Tasks | Sequence[Tasks] | None = None,
+def score_models(
+    workload: Workload, models: Mapping[str, ModelAt], tasks: Tasks | Sequence[Tasks] | None = None,
     measure: Measure | None = None,
-) -> list[Scored]:  # fmt: skip
+) -> list[ScoredModel]:  # fmt: skip
     """The figures of each model on every test task, after 0, 1, … up to the most inner steps of a validation.
 
     A client held out for testing adapts on its support set alone, and is scored on its query set.
@@ -30,7 +29,7 @@ def score(
         tasks = workload.test_tasks() if workload.has_tests else []
     if not models or not len(tasks):
         return []
-    samples = weights(tasks).numpy()
+    samples = query_samples(tasks).numpy()
     steps = range(1, max(workload.config.eval_steps) + 1)
     batches = list(_batches(tasks))
     scored = []
@@ -40,8 +39,8 @@ def score(
         for batch in batches:
             with torch.no_grad():
                 figures.append(evaluate(measure or workload.measure, fit, w, batch, steps, each))
-            progress(f"testing the {model}", sum(map(len, figures)), len(samples))
-        scored.append(Scored(model, held.iteration, torch.cat(figures).cpu().numpy().astype(np.float64), samples))
+            report_progress(f"testing the {model}", sum(map(len, figures)), len(samples))
+        scored.append(ScoredModel(model, held.iteration, torch.cat(figures).cpu().numpy().astype(np.float64), samples))
     return scored
 
 

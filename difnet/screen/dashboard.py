@@ -12,6 +12,7 @@ from typing import NamedTuple
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from difnet.maths.theory import promised_decay
 from difnet.record.events import (
     AgentLost,
     Event,
@@ -25,8 +26,9 @@ from difnet.record.events import (
     Tested,
     Validated,
 )
-from difnet.record.formatting import BARS, bytes_text, figure, log_chart, promised, sparkline, steps_text, time_text
-from difnet.screen.lines import BAD, GOOD, WARNING, plain_line, printable
+from difnet.record.formatting import bytes_text, number_text, printable, steps_text, time_text
+from difnet.screen.charts import BARS, log_chart, sparkline
+from difnet.screen.lines import BAD, GOOD, WARNING, plain_line
 
 NOTES_KEPT = 50
 WIDE = 116  # columns from which the losses stand beside the curve
@@ -184,10 +186,11 @@ def _consensus(view: View, width: int, height: int) -> list[Text]:
     """Heading, curve and axis: `height` lines."""
     curve, now = view.curve, view.measured
     if view.server is None:
-        heading = _rule("consensus error", width, f"mean ‖w_k − centroid‖² {figure(now.disagreement)}" if now else "")
+        error = f"mean ‖w_k − centroid‖² {number_text(now.disagreement)}" if now else ""
+        heading = _rule("consensus error", width, error)
     else:
         steps = steps_text([*view.validated.after][-1]) if view.validated else ""
-        heading = _rule("validation loss", width, f"{steps} {figure(curve[-1][1])}" if curve else "")
+        heading = _rule("validation loss", width, f"{steps} {number_text(curve[-1][1])}" if curve else "")
     if height < 4:
         return [heading]
     if not curve:
@@ -195,7 +198,8 @@ def _consensus(view: View, width: int, height: int) -> list[Text]:
         return [heading, Text(waiting, "dim"), *(Text() for _ in range(height - 2))]
     total = float(view.started.iterations if view.started else curve[-1][0])
     rate = view.started.mixing_rate if view.started and view.server is None else None
-    return [heading, *log_chart(curve, promised(curve, rate), max(total, curve[-1][0], 1), width, height - 1, GOOD)]
+    promise, end = promised_decay(curve, rate), max(total, curve[-1][0], 1)
+    return [heading, *log_chart(curve, promise, end, width, height - 1, GOOD)]
 
 
 def _losses(view: View, width: int) -> list[Text]:
@@ -207,7 +211,7 @@ def _losses(view: View, width: int) -> list[Text]:
     rows += [(steps_text(n), lambda e, n=n: e.after.get(n, {})) for n in v.after]  # type: ignore[misc]
     for label, of in rows:
         means = [of(e).get("mean") for e in view.history]
-        line = Text(f"  {label:<{name - 2}}{figure(of(v).get('mean')):>9} {figure(of(v).get('worst')):>9}  ")
+        line = Text(f"  {label:<{name - 2}}{number_text(of(v).get('mean')):>9} {number_text(of(v).get('worst')):>9}  ")
         lines.append(line.append(sparkline(means, min(width - name - 22, 60)), GOOD))
     if v.accuracy:
         rising = " → ".join(f"{a['mean']:.1%}" for a in v.accuracy.values())

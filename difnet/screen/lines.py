@@ -19,14 +19,9 @@ from difnet.record.events import (
     Tested,
     Validated,
 )
-from difnet.record.formatting import bytes_text, energy_text, figure, steps_text, time_text
+from difnet.record.formatting import bytes_text, energy_text, number_text, printable, steps_text, time_text
 
 GOOD, WARNING, BAD = "#56b4e9", "bold yellow", "bold red"
-
-
-def printable(text: str) -> str:
-    """The text on one line, without what would move a cursor."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def plain_line(event: Event) -> str | None:
@@ -41,7 +36,7 @@ def plain_line(event: Event) -> str | None:
         case RunStarted():
             line = (
                 f"{event.run}: {event.agents} agents on {event.topology} ({event.edges} edges, mixing rate "
-                f"{figure(event.mixing_rate)}), {event.strategy} {event.algorithm} on {event.task}, "
+                f"{number_text(event.mixing_rate)}), {event.strategy} {event.algorithm} on {event.task}, "
                 f"{event.iterations} iterations"
             )
         case Note():
@@ -50,16 +45,17 @@ def plain_line(event: Event) -> str | None:
             line = f"ready after {time_text(event.seconds)}: {event.parameters} parameters, engine {event.engine}"
             line += "" if event.server is None else f", agent {event.server} serves"
         case Pulse() if event.seconds % 10 < 1:
-            loss = "" if event.training_loss is None else f"training loss {figure(event.training_loss)}, "
-            line = f"iteration {event.iteration}: {loss}{figure(event.rounds_per_s)} rounds/s, {event.alive} agents"
+            loss = "" if event.training_loss is None else f"training loss {number_text(event.training_loss)}, "
+            speed = f"{number_text(event.rounds_per_s)} rounds/s"
+            line = f"iteration {event.iteration}: {loss}{speed}, {event.alive} agents"
         case Validated():
-            after = ", ".join(f"{figure(s.get('mean'))} {steps_text(n)}" for n, s in event.after.items())
-            line = f"iteration {event.iteration}: loss {figure(event.before.get('mean'))} before, {after}"
+            after = ", ".join(f"{number_text(s.get('mean'))} {steps_text(n)}" for n, s in event.after.items())
+            line = f"iteration {event.iteration}: loss {number_text(event.before.get('mean'))} before, {after}"
             if event.accuracy:
                 rising = " → ".join(f"{a['mean']:.1%}" for a in event.accuracy.values())
                 line += f"; accuracy {rising}"
             if len(event.distances) > 1:
-                line += f"; consensus error {figure(event.disagreement)}"
+                line += f"; consensus error {number_text(event.disagreement)}"
         case Tested():
             what = f"the {event.model} of iteration {event.iteration}"
             line = f"tested {what} on {event.tasks} tasks: {_test_text(event)}"
@@ -81,7 +77,8 @@ def _test_text(event: Tested) -> str:
     what, by_steps = ("accuracy", event.accuracy) if event.accuracy else ("loss", event.loss)
     shown = dict.fromkeys(n for n in ("0", "1", max(by_steps, key=int, default="0")) if n in by_steps)
     scores = (by_steps[n].get("micro", by_steps[n].get("mean")) for n in shown)
-    told = zip(shown, (f"{x:.1%}" if what == "accuracy" and x is not None else figure(x) for x in scores), strict=True)
+    texts = (f"{x:.1%}" if what == "accuracy" and x is not None else number_text(x) for x in scores)
+    told = zip(shown, texts, strict=True)
     return f"{what} " + ", ".join(f"{x} {'before' if n == '0' else steps_text(n)}" for n, x in told)
 
 
@@ -103,8 +100,8 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
 def _summary_rows(summary: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     def statistics(values: Any) -> str:
         if not isinstance(values, Mapping):
-            return figure(values)
-        return ", ".join(f"{name} {figure(values.get(name))}" for name in ("mean", "median", "worst"))
+            return number_text(values)
+        return ", ".join(f"{name} {number_text(values.get(name))}" for name in ("mean", "median", "worst"))
 
     for measure in ("loss", "accuracy"):
         if values := summary.get(measure):
@@ -119,18 +116,19 @@ def _summary_rows(summary: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         when = f"at iteration {target.get('iteration')}" if target["reached"] else "not reached"
         yield "target", f"{target['asked']}: {when}"
     if summary.get("server"):
-        yield "hub", f"{figure(summary['server']['hub_share'])} of the time at work, {_rounds_text(summary['server'])}"
+        server = summary["server"]
+        yield "hub", f"{number_text(server['hub_share'])} of the time at work, {_rounds_text(server)}"
     else:
-        yield "consensus error", figure(summary.get("consensus_error"))
+        yield "consensus error", number_text(summary.get("consensus_error"))
     sent = summary.get("bytes") or {}
     yield "sent", f"{bytes_text(sent.get('payload'))} payload, {bytes_text(sent.get('wire'))} on the wire"
-    rounds, speed = summary.get("iterations"), figure(summary.get("rounds_per_s"))
+    rounds, speed = summary.get("iterations"), number_text(summary.get("rounds_per_s"))
     yield "time", f"{time_text(summary.get('seconds'))} for {rounds} iterations, {speed} rounds/s"
-    yield "memory", f"{figure(summary.get('pss_mb_per_agent'))} MB per agent (PSS)"
+    yield "memory", f"{number_text(summary.get('pss_mb_per_agent'))} MB per agent (PSS)"
     yield "energy", energy_text(summary.get("energy"))
     air = summary.get("communication") or {}
     uploads = f"for {air.get('uploads')} uploads"
-    yield "modelled channel", f"{time_text(air.get('seconds'))}, {figure(air.get('joules'))} J {uploads}"
+    yield "modelled channel", f"{time_text(air.get('seconds'))}, {number_text(air.get('joules'))} J {uploads}"
     lost = summary.get("lost_agents") or []
     yield "lost agents", "none" if not lost else ", ".join(map(str, lost)) if isinstance(lost, list) else str(lost)
     yield "folder", str(summary.get("folder") or "unknown")
@@ -138,6 +136,6 @@ def _summary_rows(summary: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 def _rounds_text(server: Mapping[str, Any]) -> str:
     return (
-        f"{figure(server['per_round'])} of {server['clients']} clients per round, {server['abandoned_rounds']} rounds "
-        f"abandoned, {server['late']} late answers"
+        f"{number_text(server['per_round'])} of {server['clients']} clients per round, "
+        f"{server['abandoned_rounds']} rounds abandoned, {server['late']} late answers"
     )

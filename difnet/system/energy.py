@@ -83,7 +83,7 @@ class Meter:
         return unread
 
 
-def machine() -> str:
+def machine_id() -> str:
     """This machine, told from every other one: the same for all its containers, and another after it was restarted."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -95,7 +95,7 @@ class Meters:
     """The meters of all machines of a run: our own, and those that the hosts elsewhere tell of."""
 
     def __init__(self) -> None:
-        self._own, self._here = Meter(), machine()
+        self._own, self._here = Meter(), machine_id()
         self._elsewhere: dict[str, tuple[set[int], dict[str, Any]]] = {}  # machine -> its agents, its latest reading
 
     def heard(self, there: str, agents: Iterable[int], reading: dict[str, Any]) -> None:

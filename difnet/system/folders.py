@@ -1,7 +1,10 @@
-"""Where does difnet keep what it makes?"""
+"""Where does difnet keep what it makes, and what is tidied up after those who cannot do it?"""
 
 import os
+import shutil
 from pathlib import Path
+
+import psutil
 
 
 def cache_folder() -> Path:
@@ -10,3 +13,16 @@ def cache_folder() -> Path:
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "difnet"
     )
     return Path(base) / "kernels"
+
+
+def own_prefix(prefix: str) -> str:
+    """A prefix for a temporary folder that says whose it is, so that `sweep_orphans` can tell when nobody needs it."""
+    return f"{prefix}{os.getpid()}-"
+
+
+def sweep_orphans(folder: Path, prefix: str) -> None:
+    """Remove the temporary folders that processes made with `own_prefix` and did not live to remove."""
+    for left in folder.glob(f"{prefix}*-*"):
+        pid = left.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,21 +1,18 @@
-"""Who is alive, who is asked to end, who ends with its parent, and what is tidied up after those who cannot do it."""
+"""Who is alive, who is asked to end, and who ends with its parent?"""
 
 import os
 import resource
-import shutil
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 ALIVE_S = 1.0
 _touched_at = -ALIVE_S
 
 
-def alive() -> None:
+def say_alive() -> None:
     """Say that this process's loop still turns, about once a second: the file named by $DIFNET_ALIVE gets a new time.
 
     What watches a container reads that time, at no cost worth naming. Without the variable nothing is written.
@@ -40,28 +37,15 @@ def die_with_parent(parent: int, sig: int = signal.SIGKILL) -> None:
         os._exit(1)
 
 
-def allow_files() -> None:
+def raise_file_limit() -> None:
     """Let this process, and those it starts, open as many files as it may at all: the usual 1024 is soon used up."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def owned(prefix: str) -> str:
-    """A prefix for a temporary folder that says whose it is, so that `sweep` can tell when nobody needs it."""
-    return f"{prefix}{os.getpid()}-"
-
-
-def sweep(folder: Path, prefix: str) -> None:
-    """Remove the temporary folders that processes made with `owned` and did not live to remove."""
-    for left in folder.glob(f"{prefix}*-*"):
-        pid = left.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
 @contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """A list that grows by one signal each time somebody asks us to stop."""
     asked: list[int] = []
     previous = {}

@@ -37,7 +37,7 @@ def memory_peak() -> int:
 
 
 @contextmanager
-def process_for_tensors(threads: int = 1) -> Iterator[None]:
+def torch_settings(threads: int = 1) -> Iterator[None]:
     """No gradients kept, and one thread: forty agents share a few cores, and equal bits need equal summation.
 
     What torch's compiler keeps goes to our cache, not to the folder for temporary files.

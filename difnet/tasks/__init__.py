@@ -1,7 +1,9 @@
-"""The contract of a task family: where an agent's tasks come from.
+"""Where do an agent's tasks come from? A task family draws them.
 
 One file is one family; its factory bears the file's name and takes (agents, shots, queries), `data_dir` if it reads
 files, and its own options.
+
+Imports: errors, data, meta, maths.
 """
 
 from collections.abc import Callable, Sequence

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from difnet.data import Array, Indices, Table
 from difnet.errors import ConfigError
-from difnet.maths.evaluate import share_predicted
-from difnet.maths.federation import cut, deal, divide, pick
+from difnet.maths.evaluate import accuracy_of
+from difnet.maths.federation import deal_clients, sample_rows, split_clients, split_samples
 from difnet.maths.partitions import partition_labels
 from difnet.maths.seeding import data_generator
 from difnet.meta import Batch, Tasks
@@ -45,7 +45,7 @@ class Clients:
     """
 
     loss = staticmethod(cross_entropy)
-    accuracy = staticmethod(share_predicted)
+    accuracy = staticmethod(accuracy_of)
 
     def __init__(
         self, take: Take, cut_client: Callable[[int], tuple[Indices, Indices]],
@@ -77,7 +77,7 @@ class Clients:
         clients = rng.integers(len(support.sizes), size=count)
 
         def some(part: Pool, n: int) -> Batch:
-            return self._take(part.rows[part.first[clients, None] + pick(rng, part.sizes[clients], n)])
+            return self._take(part.rows[part.first[clients, None] + sample_rows(rng, part.sizes[clients], n)])
 
         return Tasks(some(support, self.shots), some(query, self.queries))
 
@@ -176,7 +176,7 @@ def clients_of(
     if len(names) < 3:
         raise ConfigError(f"{len(names)} clients with {d.least} samples or more: needed are 3 at least, one each for "
                           f"training, validation and test; a smaller task.least leaves fewer of them out")  # fmt: skip
-    parts = divide(len(names), d.shares, rng=rng)
+    parts = split_clients(len(names), d.shares, rng=rng)
 
     def cut_client(client: int) -> tuple[Indices, Indices]:
         rows, its = members(client), data_generator(d.data_seed, client)
@@ -186,7 +186,8 @@ def clients_of(
         return rows[support], rows[query]
 
     about = {"data": table.digest, "division": d.__dict__, "names": len(names)}
-    return kind(take, cut_client, deal(parts.train, agents), {"validation": parts.validation, "test": parts.test},
+    unseen = {"validation": parts.validation, "test": parts.test}
+    return kind(take, cut_client, deal_clients(parts.train, agents), unseen,
                 shots=shots, queries=queries, default_model=default_model, model_words=model_words, about=about,
                 names=names)  # fmt: skip
 
@@ -211,12 +212,12 @@ def _cut(
 ) -> tuple[Indices, Indices]:  # fmt: skip
     """`federation.cut`; where the query set has a share of its own, it is cut off first, and then the support set."""
     if query is None or abs(support + query - 1) < 1e-9:
-        return cut(samples, support, rng)
+        return split_samples(samples, support, rng)
     if not 0 < query < 1 - support:
         raise ConfigError(f"task.support is {support} and task.query {query} of a client's samples; both must be "
                           f"above 0, and 1 together at most, such as 0.05 and 0.2")  # fmt: skip
-    rest, last = cut(samples, 1 - query, rng)
-    return rest[cut(len(rest), support / (1 - query), rng)[0]], last
+    rest, last = split_samples(samples, 1 - query, rng)
+    return rest[split_samples(len(rest), support / (1 - query), rng)[0]], last
 
 
 def tensors(inputs: Array, targets: Array, change: Callable[[Array], Array] = lambda inputs: inputs) -> Take:

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from difnet.data import Array, Indices, Table
 from difnet.errors import ConfigError
-from difnet.maths.evaluate import share_predicted
-from difnet.maths.federation import deal, pick
+from difnet.maths.evaluate import accuracy_of
+from difnet.maths.federation import deal_clients, sample_rows
 from difnet.meta import Batch, Tasks
 
 UNSEEN = ("validation", "test")
@@ -23,7 +23,7 @@ class Episodes:
     """
 
     loss = staticmethod(cross_entropy)
-    accuracy = staticmethod(share_predicted)
+    accuracy = staticmethod(accuracy_of)
 
     def __init__(
         self, table: Table, hands: Sequence[Indices], held_out: Mapping[str, Indices], *, ways: int, shots: int,
@@ -73,9 +73,9 @@ class Episodes:
 
     def _tasks(self, part: int | str, count: int, rng: np.random.Generator) -> Tasks:
         groups, each = self._groups[part], self.shots + self.queries
-        chosen = pick(rng, [len(groups) * self.turns] * count, self.ways)  # (count, ways)
+        chosen = sample_rows(rng, [len(groups) * self.turns] * count, self.ways)  # (count, ways)
         group, turn = groups[chosen // self.turns], chosen % self.turns
-        members = pick(rng, self._table.sizes[group].ravel(), each).reshape(count, self.ways, each)
+        members = sample_rows(rng, self._table.sizes[group].ravel(), each).reshape(count, self.ways, each)
         images = self._change(_turned(self._table.inputs[self._table.first[group][..., None] + members], turn))
         return Tasks(self._batch(images[:, :, : self.shots]), self._batch(images[:, :, self.shots :]))
 
@@ -98,7 +98,7 @@ def episodes_of(
         raise ConfigError(f"task.partition is {partition!r}; it must be none (every agent has all training classes) or "
                           f"class (they are dealt out to the agents)")  # fmt: skip
     train = parts["train"]
-    hands = deal(train, agents) if partition == "class" else [train] * agents
+    hands = deal_clients(train, agents) if partition == "class" else [train] * agents
     about = {"data": table.digest, "division": {"partition": partition}}
     return Episodes(table, hands, {part: parts[part] for part in UNSEEN}, about=about, **rest)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from difnet.errors import ConfigError
-from difnet.maths.federation import Indices, cut, deal, divide
+from difnet.maths.federation import Indices, deal_clients, split_clients, split_samples
 from difnet.maths.seeding import data_generator
 from difnet.tasks._clients import Clients, tensors
 
@@ -92,7 +92,7 @@ def synthetic(
                           f"it must be from 0 to 1")  # fmt: skip
     if not isinstance(relabel, bool):
         raise ConfigError(f"task synthetic: relabel is {relabel!r}; it must be true or false")
-    parts = divide(clients, shares, rng=data_generator(data_seed))
+    parts = split_clients(clients, shares, rng=data_generator(data_seed))
     shared = shared_law(data_generator(data_seed, SHARED), features, classes)
 
     def client(number: int) -> tuple[Array, Array, Indices, Indices]:
@@ -100,13 +100,14 @@ def synthetic(
         its_law = blend(law(rng, alpha, beta, features, classes), shared, common)
         n = int(min(most, 50 + np.floor(rng.lognormal(4, 2))))
         x, y = sample(rng, its_law, n)
-        rows = cut(n, support, rng)
+        rows = split_samples(n, support, rng)
         return x, rng.permutation(classes)[y] if relabel else y, *rows
 
     x, y, supports, queried = zip(*map(client, range(clients)), strict=True)
     first = np.cumsum([0, *map(len, y)])
     return Clients(
         tensors(np.concatenate(x), np.concatenate(y)), lambda c: (first[c] + supports[c], first[c] + queried[c]),
-        deal(parts.train, agents), {"validation": parts.validation, "test": parts.test}, shots=shots, queries=queries,
+        deal_clients(parts.train, agents), {"validation": parts.validation, "test": parts.test}, shots=shots,
+        queries=queries,
         default_model="logistic", model_words={"inputs": features, "outputs": classes},
     )  # fmt: skip

@@ -1,11 +1,13 @@
-"""What does an agent of this run compute? A RunConfig made into an algorithm, its tasks and a model."""
+"""What does an agent of this run compute? A RunConfig made into an algorithm, its tasks and a model, and compiled.
+
+Imports: errors, system, catalog, config, meta, maths, algorithms, launch_models, tasks, topology.
+"""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,22 +15,17 @@ from torch import Tensor
 
 from difnet import catalog
 from difnet.algorithms import Algorithm, State
-from difnet.config import FROM, Choice, RunConfig, Server
-from difnet.errors import ConfigError, EnvironmentLacks
+from difnet.config import FROM, Choice, RunConfig
 from difnet.launch_models import LaunchModel, read
 from difnet.maths.flat import FlatModel, flatten
 from difnet.maths.seeding import NETWORK, Purpose, generator
-from difnet.meta import Batch, Loss, Tasks, in_turn
+from difnet.meta import Batch, Tasks, in_turn
 from difnet.tasks import TaskFamily
-from difnet.topology import stars
-from difnet.workload.server_rounds import Rounds
+from difnet.workload.server_rounds import ServerRounds
 
-MOST_BLOCK, BLOCK_VALUES, MOST_MEASURED = 32, 2**18, 2**16
+MOST_MEASURED = 2**16  # values of a model that is small enough to travel for every measurement
+OFFLINE_STEPS = 2000  # unless told
 VALIDATED, FEW_VALIDATED = 100, 20  # tasks of a validation, unless told
-OFFLINE_STEPS, OFFLINE_TRAINER = 2000, "dsgd"
-ALGORITHM_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations")
-
-
 @dataclass(frozen=True)
 class Workload:
     """One run's algorithm, task family and model, before anything is traced or compiled."""
@@ -101,9 +98,9 @@ class Workload:
         return {k: int(count(self.client(k))) for k in self.clients}
 
     @cached_property
-    def rounds(self) -> Rounds:
+    def server_rounds(self) -> ServerRounds:
         """Who takes part in which round, where there is a server."""
-        return Rounds(self.config.server, self.clients, self.samples(), self.config.seed)
+        return ServerRounds(self.config.server, self.clients, self.samples(), self.config.seed)
 
     @property
     def offline_steps(self) -> int:
@@ -200,111 +197,3 @@ def steps_of(block: list[Tensor]) -> list[Tasks]:
     return [Tasks((sx, sy), (qx, qy)) for sx, sy, qx, qy in zip(*(t.unbind(0) for t in block), strict=True)]
 
 
-def build(config: RunConfig, agents: int, hub: int | None = None) -> Workload:
-    """The workload of a configuration.
-
-    Args: `hub`, the centre of a star, which serves if the algorithm lets it.
-    Raises: ConfigError, if a plug-in is unknown, refuses its options or does not fit the others.
-    """
-    check_device(config.device)
-    dtype = getattr(torch, config.dtype)
-    family = make_family(config, agents - (hub is not None))
-    choice = _choose_model(config, family)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = FlatModel(catalog.model(choice.name, choice.options).to(config.device, dtype))
-
-    def loss(w: Tensor, batch: Batch) -> Tensor:
-        return family.loss(model(w, batch[0]), batch[1])
-
-    algorithm = make_algorithm(config, config.algorithm.name, config.algorithm.options, model, loss)
-    offline = make_algorithm(config, OFFLINE_TRAINER, {}, model, loss, outer_lr=config.offline_lr, optimizer="adam")
-    server = _who_serves(config, algorithm, agents, hub)
-    if hub is not None and server is None:
-        family = make_family(config, agents)  # the hub is an agent like the others, with tasks of its own
-    same = config.eval_shots is None and config.eval_queries is None
-    unseen = family if same else make_family(config, agents - (server is not None), unseen=True)
-    workload = Workload(config, agents, server, family, unseen, choice, model, algorithm, offline, dtype, 1)
-    workload.rounds.check()
-    values = _check_family(workload)
-    return replace(workload, block=max(1, min(MOST_BLOCK, BLOCK_VALUES // values)))
-
-
-def make_family(config: RunConfig, clients: int, unseen: bool = False) -> TaskFamily:
-    shots, queries = config.shots, config.queries
-    if unseen:
-        shots, queries = config.eval_shots or shots, config.eval_queries or queries
-    common = {"agents": clients, "shots": shots, "queries": queries}
-    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir})
-    return catalog.make("tasks", config.task.name, config.task.options, **common, **words)
-
-
-def make_algorithm(
-    config: RunConfig, name: str, options: dict, model: FlatModel, loss: Loss, **otherwise: Any
-) -> Algorithm:
-    """An algorithm with those of the common words that its factory takes."""
-    words = {word: getattr(config, word) for word in ALGORITHM_WORDS} | otherwise
-    return catalog.make("algorithms", name, options, model, loss, **catalog.taken("algorithms", name, words))
-
-
-def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int | None) -> int | None:
-    """The hub, if it serves; the words that only a server understands are refused without one."""
-    name = config.algorithm.name
-    if algorithm.needs_hub and hub is None:
-        raise ConfigError(f"algorithm {name!r} sends gradients, so it needs a hub, and this network has none; try "
-                          f"--topology 'star_graph(n={max(2, agents - 1)})' or {' or '.join(stars())}")  # fmt: skip
-    if algorithm.everyone and (config.local_steps > 1 or config.strategy == "cta"):
-        raise ConfigError(f"algorithm {name!r} takes one step between two exchanges, and adapts before it combines; "
-                          f"leave --local-steps and --strategy cta away")  # fmt: skip
-    if algorithm.server is None or hub is None:
-        if config.server != Server():
-            why = f"algorithm {name!r} has no server step" if algorithm.server is None else "this network has no hub"
-            raise ConfigError(f"server.* is given, but {why}: nobody would serve; leave it away, or use --algorithm "
-                              f"fedavg on --topology star10")  # fmt: skip
-        return None
-    if config.mode == "async" or config.strategy == "cta":
-        what = "mode 'async'" if config.mode == "async" else "strategy 'cta'"
-        raise ConfigError(f"{what} has no meaning with a server: give server.deadline_s to go on without late clients")
-    if algorithm.needs_hub and config.local_steps > 1:
-        raise ConfigError(f"algorithm {name!r} sends a gradient, which takes one local step, got --local-steps "
-                          f"{config.local_steps}; try --tasks {config.tasks * config.local_steps}")  # fmt: skip
-    if algorithm.everyone and config.server != Server():
-        raise ConfigError(f"algorithm {name!r} needs every client in every round; leave server.* away")
-    return hub
-
-
-def _choose_model(config: RunConfig, family: TaskFamily) -> Choice:
-    """The model a run names, else the family's own; what is not said of it is as the family's samples need it."""
-    name, options = (config.model.name, config.model.options) if config.model else (family.default_model, {})
-    return Choice(name=name, options=catalog.taken("models", name, getattr(family, "model_words", {})) | options)
-
-
-def check_device(device: str) -> None:
-    """Raises: EnvironmentLacks, if tensors cannot be made there."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise EnvironmentLacks(f"--device {device} cannot be used here: {reason}. Leave it away for cpu.") from error
-
-
-def _check_family(workload: Workload) -> int:
-    """Draw a first batch and adapt to it, so that a misfit is one clear error; the values of one adapt step."""
-    config = workload.config
-    name = config.task.name
-    try:
-        k = workload.clients[0]
-        tasks = workload.draw(k, config.tasks, generator(config.seed, Purpose.TRAIN, 0))
-        sizes = {t.shape[0] for batch in tasks for t in batch}
-        if sizes != {config.tasks}:
-            raise ConfigError(f"task {name!r}: draw(count={config.tasks}) returned leading sizes {sorted(sizes)}")
-        x, y = tasks.support
-        loss = workload.loss(workload.first_launch_model(k), (x[0], y[0]))
-        if loss.shape == ():
-            workload.algorithm.adapt(workload.first_state(k), tasks)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        model = config.model.name if config.model else workload.family.default_model
-        raise ConfigError(f"task {name!r} and model {model!r} do not fit: {type(error).__name__}: {error}") from error
-    if loss.shape != ():
-        raise ConfigError(f"task {name!r}: its loss has shape {tuple(loss.shape)}; it must be a mean, a scalar")
-    return sum(t.numel() for batch in tasks for t in batch)

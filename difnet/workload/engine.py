@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from difnet.errors import EnvironmentLacks
-from difnet.system.folders import cache_folder
-from difnet.system.lifetime import die_with_parent, owned, sweep
+from difnet.system.folders import cache_folder, own_prefix, sweep_orphans
+from difnet.system.lifetime import die_with_parent
 
 Function = Callable[[list[Tensor]], list[Tensor]]
 Say = Callable[[str], None]
@@ -149,8 +149,8 @@ def _fork_compiler(graph: torch.fx.GraphModule, example: list[Tensor], folder: P
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        sweep(folder.parent, COMPILING)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=owned(COMPILING)) as scratch:
+        sweep_orphans(folder.parent, COMPILING)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=own_prefix(COMPILING)) as scratch:
             log = os.open(os.path.join(scratch, "log.txt"), os.O_CREAT | os.O_WRONLY, 0o600)
             os.dup2(log, 2)
             _compile(graph, example, Path(scratch), folder, threads)

@@ -1,4 +1,4 @@
-"""What an agent runs: the workload's functions, traced and compiled."""
+"""What does an agent run? The workload's functions, traced and compiled."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from difnet.algorithms import Algorithm, Info, State
-from difnet.maths.evaluate import evaluate, weights
+from difnet.maths.evaluate import evaluate, query_samples
 from difnet.meta import Tasks
 from difnet.workload import TaskStream, Workload, engine
 
@@ -16,24 +16,24 @@ Adapt = Callable[[State, Tasks], tuple[State, Info]]
 
 
 @dataclass(frozen=True)
-class Steps:
+class Kernels:
     """The compiled (or traced, or eager) functions of a run, for one agent."""
 
     adapt: Adapt
     evaluate: Callable[[Tensor], Tensor]  # w -> figures on the validation tasks, (1 + numbers of inner steps, F)
-    alone: Adapt | None  # a step of offline training
+    train_alone: Adapt | None  # a step of offline training
     engine: str
     flops: int | None  # of one adapt
 
 
-def compile_steps(workload: Workload, say: engine.Say) -> Steps:
+def compile_kernels(workload: Workload, say: engine.Say) -> Kernels:
     """Trace and compile what one agent runs."""
     config, algorithm, validation = workload.config, workload.algorithm, workload.validation_tasks()
     first = workload.first_state(workload.clients[0]).w
 
     def scores(w: Tensor, tasks: Tasks | Sequence[Tasks]) -> Tensor:
         every = evaluate(workload.measure, algorithm.fit, w, tasks, config.eval_steps, workload.model.each)
-        by_samples = weights(tasks).to(every)
+        by_samples = query_samples(tasks).to(every)
         return torch.einsum("t,tsf->sf", by_samples / by_samples.sum(), every)
 
     flat = {"the adapt step": flat_adapt(workload, algorithm)}
@@ -61,13 +61,13 @@ def compile_steps(workload: Workload, say: engine.Say) -> Steps:
         return adapt
 
     adapt = step("the adapt step")
-    alone = step("the offline step") if workload.offline_steps else None
+    train_alone = step("the offline step") if workload.offline_steps else None
     flops = engine.count_flops(*functions["the adapt step"])
-    return Steps(adapt, evaluation, alone, kernels["the adapt step"].engine, flops)
+    return Kernels(adapt, evaluation, train_alone, kernels["the adapt step"].engine, flops)
 
 
-def elsewhere(steps: Steps, device: str) -> Steps:
-    """The same steps for an agent whose states and tasks are on the CPU: they go to the device, results come back."""
+def on_device(kernels: Kernels, device: str) -> Kernels:
+    """The same kernels for an agent whose states and tasks are on the CPU: they go to the device, results come back."""
 
     def away(adapt: Adapt) -> Adapt:
         def there_and_back(state: State, tasks: Tasks) -> tuple[State, Info]:
@@ -79,15 +79,16 @@ def elsewhere(steps: Steps, device: str) -> Steps:
 
         return there_and_back
 
-    alone = away(steps.alone) if steps.alone else None
-    return replace(steps, adapt=away(steps.adapt), evaluate=lambda w: steps.evaluate(w.to(device)).cpu(), alone=alone)
+    train_alone = away(kernels.train_alone) if kernels.train_alone else None
+    return replace(kernels, adapt=away(kernels.adapt), evaluate=lambda w: kernels.evaluate(w.to(device)).cpu(),
+                   train_alone=train_alone)  # fmt: skip
 
 
-def describe(workload: Workload, steps: Steps) -> dict[str, Any]:
-    """What a record has to know of a workload and its steps."""
+def describe(workload: Workload, kernels: Kernels) -> dict[str, Any]:
+    """What a record has to know of a workload and its kernels."""
     manifest = getattr(workload.family, "manifest", None)
     return {
-        "engine": steps.engine, "flops": steps.flops, "parameters": workload.model.size, "length": workload.length,
+        "engine": kernels.engine, "flops": kernels.flops, "parameters": workload.model.size, "length": workload.length,
         "server": workload.hub, "model": workload.choice.model_dump(), "pieces": workload.model.signature(),
         "transductive": workload.model.is_transductive, "manifest": manifest() if manifest else None,
     }  # fmt: skip
@@ -118,8 +119,8 @@ def unflatten_step(before: State, outputs: Sequence[Tensor], names: Sequence[str
     return State(before.w, phi, tuple(slots)), dict(zip(names, figures, strict=True))
 
 
-def evaluated(figures: Tensor, steps: Sequence[int]) -> tuple[dict[str, float], dict[str, float]]:
-    """What `Steps.evaluate` returned, by number of inner steps, "0" first: losses, and accuracies or nothing."""
+def by_inner_steps(figures: Tensor, steps: Sequence[int]) -> tuple[dict[str, float], dict[str, float]]:
+    """What `Kernels.evaluate` returned, by number of inner steps, "0" first: losses, and accuracies or nothing."""
     names = ["0", *map(str, steps)]
     loss, *accuracy = ([float(x) for x in column] for column in figures.T)
     return dict(zip(names, loss, strict=True)), dict(zip(names, accuracy[0], strict=True)) if accuracy else {}

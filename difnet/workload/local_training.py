@@ -6,7 +6,7 @@ from torch import Tensor
 
 from difnet.maths.seeding import Purpose
 from difnet.workload import TaskStream, Workload
-from difnet.workload.kernels import Steps
+from difnet.workload.kernels import Kernels
 
 
 class LocalModel(NamedTuple):
@@ -18,18 +18,18 @@ class LocalModel(NamedTuple):
     gradient_norm: float
 
 
-def train_alone(workload: Workload, steps: Steps, k: int) -> LocalModel:
+def train_alone(workload: Workload, kernels: Kernels, k: int) -> LocalModel:
     """Agent k's local model: so many steps of Adam, or until the gradient's norm is at most `offline_epsilon`.
 
     Source: Meta-Backward, Algorithm 1, lines 2 to 4. Its epsilon (eq. 16) is a distance to the optimum, which cannot be
     measured where the loss is not strongly convex; the gradient's norm stands in its place.
     """
-    assert steps.alone is not None, "compile_steps makes it for every run with an offline start"
+    assert kernels.train_alone is not None, "compile_kernels makes it for every run with an offline start"
     state, epsilon = workload.offline.init(workload.first_launch_model(k)), workload.config.offline_epsilon
     tasks = TaskStream(workload, k, Purpose.OFFLINE)
     done, loss, norm = 0, float("nan"), float("inf")
     while done < workload.offline_steps and norm > epsilon:
-        state, info = steps.alone(state, tasks(done))
+        state, info = kernels.train_alone(state, tasks(done))
         state = state._replace(w=state.phi)
         done, loss, norm = done + 1, float(info["loss"]), float(info["gradient_norm"])
     return LocalModel(state.w, done, loss, norm)

@@ -7,11 +7,11 @@ import numpy as np
 
 from difnet.config import Server
 from difnet.errors import ConfigError
-from difnet.maths.federation import choose, weighted_mean
+from difnet.maths.federation import sample_clients, weighted_mean
 from difnet.maths.seeding import NETWORK, Purpose, generator
 
 
-class Rounds(NamedTuple):
+class ServerRounds(NamedTuple):
     """The rounds of one run: a pure function of its seed."""
 
     settings: Server
@@ -35,7 +35,7 @@ class Rounds(NamedTuple):
         if m == len(there):
             return sorted(there)
         weights = [self.samples[k] for k in there] if self.settings.sampling == "samples" else None
-        return choose(generator(self.seed, Purpose.SAMPLE, NETWORK, i), there, m, weights)
+        return sample_clients(generator(self.seed, Purpose.SAMPLE, NETWORK, i), there, m, weights)
 
     def mean(self, answers: Mapping[int, np.ndarray]) -> np.ndarray | None:
         """The weighted mean of the answers, in the order of the clients; None where there are fewer than the quorum."""

@@ -14,7 +14,7 @@ import pytest
 from difnet import catalog, cli
 from difnet.data.sources import SOURCES, Count, File, Reading, Source
 from difnet.errors import RunFolderError
-from difnet.report.partition import Holding, bars, classes_of, holdings, picture, rows
+from difnet.report.partition import AgentData, agent_data, bars, classes_of, picture, rows
 from tests.data.serving import serving
 
 
@@ -261,13 +261,13 @@ def test_wrong_words_cost_one_line_and_exit_status_2(difnet, tmp_path):
 
 
 def test_classes_are_in_the_order_of_their_numbers_and_then_of_their_names():
-    held = [Holding("0", 1, 3, {"10": 1, "9": 1, "b": 1}), Holding("1", 1, 1, {"a": 1, "-1": 1})]
+    held = [AgentData("0", 1, 3, {"10": 1, "9": 1, "b": 1}), AgentData("1", 1, 1, {"a": 1, "-1": 1})]
     assert classes_of(held) == ["-1", "9", "10", "a", "b"]
 
 
 def test_a_bar_is_as_high_as_its_share_of_the_largest_rounded_up():
-    assert bars(Holding("0", 1, 1, {"0": 800, "1": 400, "2": 101, "3": 100, "4": 1}), list("012345")) == "█▄▂▁▁·"
-    assert bars(Holding("0", 1, 0, {}), ["0"]) == "·"
+    assert bars(AgentData("0", 1, 1, {"0": 800, "1": 400, "2": 101, "3": 100, "4": 1}), list("012345")) == "█▄▂▁▁·"
+    assert bars(AgentData("0", 1, 0, {}), ["0"]) == "·"
 
 
 def test_episodes_have_classes_for_clients_but_no_bars_where_there_are_many():
@@ -275,7 +275,7 @@ def test_episodes_have_classes_for_clients_but_no_bars_where_there_are_many():
         named = [{"client": f"set/{n:04}", "samples": 20} for n in range(classes)]
         return {"agents": [named[:2], named[2:]], "validation": [], "test": []}
 
-    few, many = holdings(manifest(5)), holdings(manifest(101))
+    few, many = agent_data(manifest(5)), agent_data(manifest(101))
     assert few[0].classes == {"set/0000": 20, "set/0001": 20} and few[1].samples == 60
     assert rows(few)[1][0] == ["0", 2, 40, 2, "██···"]
     assert rows(many)[0] == ["agent", "clients", "samples"] and rows(many)[1][1] == ["1", 99, 1980]
@@ -285,26 +285,26 @@ def test_episodes_have_classes_for_clients_but_no_bars_where_there_are_many():
                                    {"agents": [[]], "targets": {"agents": []}}])  # fmt: skip
 def test_what_is_no_manifest_is_refused(wrong):
     with pytest.raises(RunFolderError, match="no manifest"):
-        holdings(wrong)
+        agent_data(wrong)
 
 
 def test_a_picture_has_a_circle_for_every_class_that_somebody_has_and_a_bar_for_everybody():
     pytest.importorskip("matplotlib")
-    held = [Holding("0", 1, 3, {"0": 1, "1": 2}), Holding("1", 1, 4, {"1": 4}), Holding("test", 1, 2, {"0": 2})]
+    held = [AgentData("0", 1, 3, {"0": 1, "1": 2}), AgentData("1", 1, 4, {"1": 4}), AgentData("test", 1, 2, {"0": 2})]
     above, below = picture(held, "x").axes
     assert [bar.get_height() for bar in above.patches] == [3, 4, 2]
     circles = {tuple(place): size for drawn in below.collections
                for place, size in zip(drawn.get_offsets().tolist(), drawn.get_sizes(), strict=True)}  # fmt: skip
     assert set(circles) == {(0, 0), (0, 1), (1, 1), (2.6, 0)}
     assert circles[0, 1] == pytest.approx(2 * circles[0, 0]) and circles[1, 1] == pytest.approx(circles[2.6, 0])
-    [alone] = picture([Holding("0", 1, 0, {}, (1.0, 2.0)), Holding("1", 1, 0, {}, (3.0, 3.0))], "x").axes
+    [alone] = picture([AgentData("0", 1, 0, {}, (1.0, 2.0)), AgentData("1", 1, 0, {}, (3.0, 3.0))], "x").axes
     assert [line.get_ydata().tolist() if hasattr(line.get_ydata(), "tolist") else list(line.get_ydata())
             for line in alone.lines] == [[1, 2], [3, 3]]  # fmt: skip
 
 
 def test_two_hundred_agents_fit_into_a_picture_and_every_fourth_is_named():
     pytest.importorskip("matplotlib")
-    held = [Holding(str(k), 1, 2, {str(k % 10): 2}) for k in range(200)] + [Holding("test", 1, 2, {"0": 2})]
+    held = [AgentData(str(k), 1, 2, {str(k % 10): 2}) for k in range(200)] + [AgentData("test", 1, 2, {"0": 2})]
     figure = picture(held, "x")
     assert figure.get_size_inches()[0] <= 17
     names = [label.get_text() for label in figure.axes[1].get_xticklabels()]

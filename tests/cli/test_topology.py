@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from difnet import catalog, cli, topology
+from difnet.topology import networks
 
 MIXING_RATES = {
     "ring6": 2 / 3, "ring40": 0.991792, "ring100": 0.998684, "ring200": 0.999671, "star10": 0.9, "complete10": 0.0,
@@ -34,12 +35,12 @@ def difnet(monkeypatch, capsys):
 def test_every_network_there_is_loads_and_mixes_at_the_rate_on_record():
     assert {path.stem for path in catalog.entries("topologies")} == MIXING_RATES.keys()
     for name, rate in MIXING_RATES.items():
-        assert topology.load(name).mixing_rate == pytest.approx(rate, abs=1e-6)
+        assert networks.load(name).mixing_rate == pytest.approx(rate, abs=1e-6)
 
 
 def test_paper40_is_the_random_geometric_graph_its_file_names():
     named = nx.random_geometric_graph(40, radius=0.24, seed=21)
-    assert set(topology.load("paper40").edges) == {tuple(sorted(edge)) for edge in named.edges}
+    assert set(networks.load("paper40").edges) == {tuple(sorted(edge)) for edge in named.edges}
 
 
 def test_list_names_every_network_once(difnet):
@@ -70,7 +71,7 @@ def test_agents_are_coloured_by_their_distance_to_the_centroid():
     from difnet.report.network_drawing import draw_network
 
     for distances in (np.geomspace(1e-6, 1, 6), np.zeros(6)):
-        draw_network(ax := figure.add_subplot(), topology.load("paper6"), distances)
+        draw_network(ax := figure.add_subplot(), networks.load("paper6"), distances)
         assert len(ax.collections[-1].get_facecolors()) == 6
 
 
@@ -86,7 +87,7 @@ def test_weights_compares_all_rules(difnet):
 def test_a_matrix_is_printed_to_the_last_bit(difnet):
     out = difnet("topology", "weights", "paper6", "--matrix", "metropolis")[1]
     A = np.array([[float(word) for word in line.split(",")] for line in out.splitlines()])
-    assert (topology.load("paper6").A == A).all()
+    assert (networks.load("paper6").A == A).all()
 
 
 @pytest.mark.parametrize("ending", ["toml", "json", "graphml", "edgelist"])
@@ -95,7 +96,7 @@ def test_a_network_comes_back_from_every_kind_of_file(difnet, tmp_path, spec, en
     path = tmp_path / f"net.{ending}"
     status, out, err = difnet("topology", "make", spec, "-o", path)
     assert (status, out) == (0, "") and "wrote" in err
-    before, after = topology.load(spec), topology.load(str(path))
+    before, after = networks.load(spec), networks.load(str(path))
     assert (after.edges, after.directed, after.rule) == (before.edges, before.directed, before.rule)
     assert (after.A == before.A).all()
 
@@ -106,13 +107,13 @@ def test_a_given_matrix_and_its_hub_come_back(difnet, tmp_path):
     )
     for ending in ("toml", "json"):
         difnet("topology", "make", tmp_path / "a.toml", "-o", tmp_path / f"b.{ending}")
-        again = topology.load(str(tmp_path / f"b.{ending}"))
+        again = networks.load(str(tmp_path / f"b.{ending}"))
         assert again.A[1].tolist() == [0.25, 0.5, 0.25] and (again.hub, again.rule) == (2, "given")
 
 
 def test_labels_that_are_no_numbers_are_numbered_as_they_come_and_kept(tmp_path):
     (tmp_path / "plant.edgelist").write_text("pump valve\nvalve tank 2.5\n")
-    plant = topology.load(str(tmp_path / "plant.edgelist"))
+    plant = networks.load(str(tmp_path / "plant.edgelist"))
     assert plant.edges == ((0, 1), (1, 2))
     assert [plant.graph.nodes[k]["label"] for k in range(3)] == ["pump", "valve", "tank"]
 
@@ -123,18 +124,18 @@ def test_networkx_own_files_are_understood(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps(nx.node_link_data(graph, edges="links")))
     nx.write_graphml(graph, tmp_path / "p.graphml")
     for ending in ("edgelist", "json", "graphml"):
-        loaded = topology.load(str(tmp_path / f"p.{ending}"))
+        loaded = networks.load(str(tmp_path / f"p.{ending}"))
         assert loaded.edges == tuple(sorted(tuple(sorted(edge)) for edge in graph.edges))
 
 
 def test_a_file_named_in_a_toml_file_lies_beside_it(tmp_path):
     (tmp_path / "x.edgelist").write_text("# directed\n0 1\n1 2\n2 0\n")
     (tmp_path / "x.toml").write_text('file = "x.edgelist"\n')
-    assert topology.load(str(tmp_path / "x.toml")).hears(0) == [2]
+    assert networks.load(str(tmp_path / "x.toml")).hears(0) == [2]
 
 
 def test_strategies_change_who_hears_whom():
-    ring = topology.load("ring6")
+    ring = networks.load("ring6")
     assert ring.with_strategy("cta") is ring
     assert (ring.with_strategy("centralised").A == 1 / 6).all()
     assert ring.with_strategy("centralised").hears(2) == [0, 1, 3, 4, 5]
@@ -216,11 +217,11 @@ def test_another_number_of_agents_is_refused_with_what_to_type_instead(difnet, n
     status, _, err = difnet("topology", "show", name, "--agents", agents)
     assert status == 2 and instead in err
     if "(" in instead:
-        assert topology.load(instead).agents == agents
+        assert networks.load(instead).agents == agents
 
 
 def test_a_random_generator_without_a_seed_still_gives_one_graph():
-    assert topology.load("gnp_random_graph(20, 0.5)").edges == topology.load("gnp_random_graph(20, 0.5)").edges
+    assert networks.load("gnp_random_graph(20, 0.5)").edges == networks.load("gnp_random_graph(20, 0.5)").edges
 
 
 @pytest.mark.parametrize("ending", ["edgelist", "json", "graphml"])

@@ -14,7 +14,7 @@ from difnet.data.checks import PART, WHOLE, check, look
 from difnet.data.fetch import fetch, forms, known
 from difnet.data.sources import SOURCES, Archive, File, Source, source
 from difnet.errors import ConfigError, DataError, EnvironmentLacks
-from difnet.system.progress import heard_by
+from difnet.system.progress import progress_to
 from tests.data.serving import Server, serving
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -39,7 +39,7 @@ def left(place: Path) -> list[str]:
 def test_a_file_comes_whole_with_its_progress_told(server, tmp_path):
     server.serves["x.bin"] = CONTENT
     heard: list[tuple[str, int, int | None]] = []
-    with heard_by(lambda *words: heard.append(words)):
+    with progress_to(lambda *words: heard.append(words)):
         came = fetch(one_file(f"{server.address}/x.bin"), tmp_path / "new" / "x")
     assert came == [tmp_path / "new" / "x" / "x.bin"] and came[0].read_bytes() == CONTENT
     assert left(came[0].parent) == ["x.bin"]

@@ -10,7 +10,7 @@ import pytest
 
 from difnet.data import leaf
 from difnet.errors import DataError, EnvironmentLacks
-from difnet.system.progress import heard_by
+from difnet.system.progress import progress_to
 from difnet.tasks.femnist import femnist
 
 PAPER = [1.0] * 784
@@ -94,7 +94,7 @@ def test_memory_holds_one_user_at_a_time(tmp_path):
     data = {f"user{n}": {"x": [[0.5] * 784] * 4, "y": [1] * 4} for n in range(100)}
     told: list[tuple[int, int | None]] = []
     written(tmp_path, content(data))
-    with heard_by(lambda what, done, whole: told.append((done, whole))):
+    with progress_to(lambda what, done, whole: told.append((done, whole))):
         found = leaf.users(leaf.files(tmp_path), Counter())
         next(found)
     (done, whole), size = told[-1], (tmp_path / "all_data_0.json").stat().st_size

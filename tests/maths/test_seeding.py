@@ -11,7 +11,8 @@ import torch
 
 from difnet import config
 from difnet.maths.seeding import NETWORK, Purpose, generator
-from difnet.workload import TaskStream, build
+from difnet.workload import TaskStream
+from difnet.workload.building import build
 
 MASK = 2**64 - 1
 

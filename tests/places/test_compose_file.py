@@ -106,7 +106,7 @@ def test_only_the_page_is_published_and_only_to_this_machine() -> None:
 def test_every_agent_is_somewhere_once_under_the_name_by_which_others_find_it(
     name: str, prefix: str, count: int, files: dict[str, Path]
 ) -> None:
-    from difnet.places import read as numbers
+    from difnet.places import parse_agents as numbers
 
     services = read(files[name].read_text())["services"]
     dashboard = services[f"{prefix}dashboard"]

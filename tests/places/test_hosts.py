@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from difnet.errors import EnvironmentLacks
-from difnet.record import run as runs
+from difnet.record import comparing, finding
 from tests.conftest import events, until
 from tests.places.machines import Machine, machines
 
@@ -56,8 +56,8 @@ def test_three_hosts_end_in_the_same_bits_as_one(difnet, three, tmp_path):
     assert "3/3 hosts" in err and "listening at tcp://0.0.0.0:5600" in err and "sesame" not in err
     here = difnet("launch", *words, "--name", "here", "--quiet")
     assert here.status == 0, here.err
-    apart, together = (runs.load(tmp_path / "runs" / name) for name in ("hosts", "here"))
-    assert runs.same_bits(apart, together)
+    apart, together = (finding.load(tmp_path / "runs" / name) for name in ("hosts", "here"))
+    assert comparing.same_bits(apart, together)
     assert apart.summary["bytes"]["payload"] == together.summary["bytes"]["payload"]
     assert [s.loss for s in apart.scores] == [s.loss for s in together.scores] != []
     assert len(apart.environment["hosts"]) == 3 and "hosts" not in together.environment

@@ -1,0 +1,74 @@
+"""How does an agent or a host talk to the registry, and never wait for it without a deadline?"""
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import zmq
+
+from difnet.errors import ConfigError, EnvironmentLacks
+from difnet.exchange.sockets import dual
+from difnet.exchange.wire import pack_control, unpack_control
+
+
+class Control:
+    """An agent's or a host's end of the control plane; use as a context manager, from any thread.
+
+    Args: `endpoint`, with a number in it and no name; `run`, once it is known which one the token is for.
+    """
+
+    def __init__(self, endpoint: str, token: str, run: str | None = None) -> None:
+        self._token, self.run = token, run
+        self._lock = threading.Lock()  # a long step's helper thread reads it too
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 2000)
+        self.socket.setsockopt(zmq.SNDHWM, 10_000)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, 2**31)
+        dual(self.socket, endpoint)
+        self.socket.connect(endpoint)
+        self.endpoint = endpoint
+
+    def __enter__(self) -> "Control":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._context.destroy()  # each socket keeps its own linger
+
+    def say(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> bool:
+        """Tell the registry something without waiting; False if there is no room for it."""
+        known = {"token": self._token} | ({"of": self.run} if self.run else {})
+        message = pack_control(kind, {**body, **known}, tensors)
+        with self._lock:
+            try:
+                self.socket.send_multipart(message, zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+        return True
+
+    def hear(self, timeout_s: float) -> tuple[str, dict[str, Any]] | None:
+        """The next thing the registry says, or None if it says nothing for so long; `tensors` are in its body."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                if self.socket.poll(min(50, max(0, int(1000 * (deadline - time.monotonic()))))):
+                    kind, body, tensors = unpack_control(self.socket.recv_multipart())
+                    return kind, body | ({"tensors": tensors} if tensors else {})
+            if time.monotonic() >= deadline:
+                return None
+
+    def expect(self, kind: str, timeout_s: float) -> dict[str, Any]:
+        """Wait for one kind of answer.
+
+        Raises: ConfigError, if the registry refuses; EnvironmentLacks, if it is silent for too long.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            heard = self.hear(left)
+            if heard and heard[0] == kind:
+                return heard[1]
+            if heard and heard[0] == "refused":
+                raise ConfigError(f"the registry refuses: {heard[1].get('reason')}")
+        raise EnvironmentLacks(f"no answer {kind!r} from the registry at {self.endpoint} in {timeout_s:.0f} s; is it a "
+                               f"launcher of this run that listens there?")  # fmt: skip

@@ -1,0 +1,155 @@
+"""What are the files of a run folder, and how is each written and read?
+
+A record is one `os.write` to a file opened for appending, so that a killed process loses none that was made. JSON's
+null means unknown and becomes None or NaN.
+"""
+
+import csv
+import json
+import math
+import os
+import secrets
+import tomllib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+
+from difnet.config import RunConfig
+from difnet.errors import ConfigError, RunFolderError
+from difnet.record.events import Event, from_dict  # fmt: skip
+
+
+class TaskScore(NamedTuple):
+    """A row of test.csv: how a model, fitted by so many inner steps, did on one test task or client."""
+
+    model: str  # LAUNCH_MODEL or LOCAL_AVERAGE
+    task: str
+    samples: int  # query samples
+    steps: str
+    loss: float  # NaN where the folder has no finite one
+    accuracy: float  # NaN where the task family has none
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+    if not isinstance(document, dict):
+        raise RunFolderError(f"{path} is damaged: expected an object, got {type(document).__name__}")
+    return document
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+
+
+def read_events(path: Path) -> list[Event]:
+    """Every event in a JSON-lines file; a last line without its newline is still being written and left out.
+
+    Raises: RunFolderError, naming the damaged line.
+    """
+    *lines, _unfinished = path.read_bytes().split(b"\n")
+    return [parse_event(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def parse_event(path: Path, number: int, line: bytes) -> Event:
+    try:
+        return from_dict(json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"unknown kind of event {error}" if isinstance(error, KeyError) else error
+        raise RunFolderError(
+            f"{path}, line {number}: {reason}. Either the file is damaged or a newer difnet wrote it."
+        ) from error
+
+
+def read_scores(path: Path) -> list[TaskScore]:
+    def number(text: str) -> float:
+        return float(text) if text else float("nan")
+
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                TaskScore(row["model"], row["task"], int(row["samples"]), row["steps"], number(row["loss"]),
+                      number(row["accuracy"]))
+                for row in csv.DictReader(file)
+            ]  # fmt: skip
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        reason = f"no column {error}" if isinstance(error, KeyError) else error
+        columns = ", ".join(TaskScore._fields)
+        raise RunFolderError(f"{path} is damaged: {reason}; expected the columns {columns}") from error
+
+
+def make_folder(config: RunConfig, now: datetime) -> Path:
+    """A new folder for a run, and `latest` beside it pointing there.
+
+    Raises: ConfigError, if it cannot be written.
+    """
+    stem = config.topology if config.topology.replace("-", "").isalnum() else Path(config.topology).stem.split("(")[0]
+    name = config.name or f"{now:%Y-%m-%d_%H-%M-%S}_{stem}_{config.algorithm.name.rpartition(':')[2]}_s{config.seed}"
+    runs = Path(config.runs)
+    try:
+        folder = runs / name
+        if folder.exists():
+            folder = runs / f"{name}_{secrets.token_hex(2)}"
+        folder.mkdir(parents=True)
+        latest = runs / f".latest-{secrets.token_hex(4)}"
+        latest.symlink_to(folder.name)
+        latest.replace(runs / "latest")
+    except OSError as error:
+        raise ConfigError(f"cannot write runs to {runs.resolve()}: {error.strerror}; give another --runs") from error
+    return folder.resolve()
+
+
+def finite_or_none(value: Any) -> Any:
+    """The same plain values, with None for every number that is not finite: JSON has no others, and unknown is null.
+
+    >>> finite_or_none({"loss": [1.0, float("inf")], "agents": 6})
+    {'loss': [1.0, None], 'agents': 6}
+    """
+    if isinstance(value, dict):
+        return {name: finite_or_none(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, if it has rows."""
+    rows = list(rows)
+    if rows:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([head, *rows])
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Add one line of JSON to a file, in one write."""
+    append_text(path, json.dumps(finite_or_none(record), allow_nan=False) + "\n")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to a file, in one write."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write tensors so that a reader finds either the whole file or none, also after a crash."""
+    scratch = path.with_name(f".{path.name}.part")
+    with open(scratch, "wb") as file:  # and not safetensors' own writer, whose files only their owner can read
+        file.write(safetensors.numpy.save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)

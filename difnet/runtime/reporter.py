@@ -1,0 +1,119 @@
+"""What does an agent tell of itself while it runs, and when is it told to end?"""
+
+import time
+
+from torch import Tensor
+
+from difnet.algorithms import Info, State
+from difnet.errors import DifnetError
+from difnet.exchange.control import Control
+from difnet.exchange.transport import Transport
+from difnet.record.events import Edge, Event, Finished, Snapshot
+from difnet.runtime.account import Account, Served, Usage
+from difnet.runtime.star import Hub
+from difnet.system.machine import cpu_seconds, memory_peak, memory_pss
+from difnet.workload import Workload
+from difnet.workload.kernels import Kernels
+
+PROGRESS_S, MEMORY_S, AGREEMENT_S, LEAVE_S = 0.5, 5.0, 10.0, 10.0
+
+
+class Reporter:
+    """Watches the loop: reports progress now and then, evaluates on schedule, and ends the loop when asked to."""
+
+    def __init__(
+        self, k: int, workload: Workload, kernels: Kernels, control: Control, transport: Transport
+    ) -> None:
+        self._k, self._control, self._transport = k, control, transport
+        self._workload, self._kernels = workload, kernels
+        self._measure_every = workload.measure_every
+        self._stopping = False
+        self._until: int | None = None
+        self._figures: dict[str, float] = {}  # sums since the last progress
+        self._count = 0
+        self._pss: int | None = None
+        self._reported_at = self._weighed_at = 0.0
+        self.hub: Hub | None = None  # if this agent is the one that serves
+        self.steps = 0
+        self.iteration, self.state = 0, workload.first_state(k)
+
+    def observe(self, iteration: int, state: State, info: Info) -> bool:
+        """After each iteration of an agent that holds a launch model of the network's; False ends the loop."""
+        self.after_round(iteration, state, info)
+        config = self._workload.config
+        if self._stopping and self._until is None:
+            self._await_agreement()
+        last = iteration in (config.iterations, self._until)
+        if iteration % config.eval_every == 0 or last:
+            self.evaluate(iteration, state)
+        elif iteration % self._measure_every == 0:
+            self.say(Snapshot(self._k, iteration), state.w)
+        return not last and (self._until is None or iteration < self._until)
+
+    def after_round(self, iteration: int, state: State, info: Info) -> bool:
+        """After each round of a client: its hub says when to end."""
+        self.iteration, self.state = iteration, state
+        self._count += 1
+        if info:
+            self.steps += self._workload.config.local_steps
+        for name, figure in info.items():
+            self._figures[name] = self._figures.get(name, 0.0) + float(figure)
+        if time.monotonic() - self._reported_at > PROGRESS_S:
+            self.progress()
+        return True
+
+    def evaluate(self, iteration: int, state: State) -> None:
+        """Test the launch model on the network's validation tasks, and send both the figures and the model."""
+        self.iteration, self.state = iteration, state
+        figures = self._kernels.evaluate(state.w)
+        self.say(self._account().evaluated(self._k, iteration, figures, self._workload.config.eval_steps), state.w)
+
+    def _account(self) -> Account:
+        hub, local_steps = self.hub, self._workload.config.local_steps
+        served = Served(hub.heard, hub.answered * local_steps, hub.abandoned) if hub else None
+        return Account(self._transport.counters, self.steps, served)
+
+    def progress(self) -> None:
+        """Send where this agent stands."""
+        now = time.monotonic()
+        if now - self._weighed_at > MEMORY_S:
+            self._pss, self._weighed_at = memory_pss(), now
+        means = {name: figure / self._count for name, figure in self._figures.items()}
+        usage = Usage(cpu_seconds(), self._pss, memory_peak())
+        self.say(self._account().progress(self._k, self.iteration, means, usage))
+        self._figures, self._count, self._reported_at = {}, 0, now
+
+    def say(self, event: Event, *tensors: Tensor) -> bool:
+        """Send an event up."""
+        body = event.to_dict()
+        return self._control.say(body.pop("event"), body, tuple(t.reshape(-1).numpy() for t in tensors))
+
+    def leave(self, ended: str, reason: str = "") -> None:
+        """Hand over how it ended and with which state, and wait, not for ever, until that is recorded."""
+        self.progress()
+        for neighbour, sent in self._transport.sent.items():
+            self.say(Edge(self._k, neighbour, sent.payload_bytes, sent.wire_bytes, sent.messages))
+        self.say(Finished(self._k, self.iteration, ended, reason), self.state.w, *self.state.slots)
+        self._control.say("leave", {})
+        try:
+            self._control.expect("left", LEAVE_S)
+        except DifnetError as error:
+            print(f"agent {self._k}: {error}; its last state may not be recorded", flush=True)
+
+    def read_control(self) -> None:
+        """Answer the registry: a stop is agreed on, so that all agents end after the same iteration."""
+        while heard := self._control.hear(0):
+            kind, body = heard
+            if kind == "stop":
+                self._stopping = True
+                self._control.say("at", {"agent": self._k, "iteration": self.iteration})
+            elif kind == "until":
+                self._until = max(int(body["iteration"]), self.iteration)
+
+    def _await_agreement(self) -> None:
+        """Between two iterations, after a stop: until the registry says which iteration is everybody's last."""
+        deadline = time.monotonic() + AGREEMENT_S
+        while self._until is None and time.monotonic() < deadline:
+            self._transport.service(0.05)
+        if self._until is None:
+            self._until = self.iteration

@@ -1,3 +1,0 @@
-"""Which difnet is this?"""
-
-__version__ = "0.1.0"

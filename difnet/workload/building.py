@@ -1,0 +1,132 @@
+"""How does a RunConfig become a workload? Plug-ins are found, fitted together and tried once, or refused."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from difnet import catalog
+from difnet.algorithms import Algorithm
+from difnet.config import Choice, RunConfig, Server
+from difnet.errors import ConfigError, EnvironmentLacks
+from difnet.maths.flat import FlatModel
+from difnet.maths.seeding import Purpose, generator
+from difnet.meta import Batch, Loss
+from difnet.tasks import TaskFamily
+from difnet.topology.networks import stars
+from difnet.workload import Workload
+
+MOST_BLOCK, BLOCK_VALUES = 32, 2**18  # adapt steps whose tasks are drawn together, and the values in all of them
+OFFLINE_TRAINER = "dsgd"
+ALGORITHM_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations")
+
+
+def build(config: RunConfig, agents: int, hub: int | None = None) -> Workload:
+    """The workload of a configuration.
+
+    Args: `hub`, the centre of a star, which serves if the algorithm lets it.
+    Raises: ConfigError, if a plug-in is unknown, refuses its options or does not fit the others.
+    """
+    check_device(config.device)
+    dtype = getattr(torch, config.dtype)
+    family = make_family(config, agents - (hub is not None))
+    choice = _choose_model(config, family)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = FlatModel(catalog.model(choice.name, choice.options).to(config.device, dtype))
+
+    def loss(w: Tensor, batch: Batch) -> Tensor:
+        return family.loss(model(w, batch[0]), batch[1])
+
+    algorithm = make_algorithm(config, config.algorithm.name, config.algorithm.options, model, loss)
+    offline = make_algorithm(config, OFFLINE_TRAINER, {}, model, loss, outer_lr=config.offline_lr, optimizer="adam")
+    server = _who_serves(config, algorithm, agents, hub)
+    if hub is not None and server is None:
+        family = make_family(config, agents)  # the hub is an agent like the others, with tasks of its own
+    same = config.eval_shots is None and config.eval_queries is None
+    unseen = family if same else make_family(config, agents - (server is not None), unseen=True)
+    workload = Workload(config, agents, server, family, unseen, choice, model, algorithm, offline, dtype, 1)
+    workload.server_rounds.check()
+    values = _check_family(workload)
+    return replace(workload, block=max(1, min(MOST_BLOCK, BLOCK_VALUES // values)))
+
+
+def make_family(config: RunConfig, clients: int, unseen: bool = False) -> TaskFamily:
+    shots, queries = config.shots, config.queries
+    if unseen:
+        shots, queries = config.eval_shots or shots, config.eval_queries or queries
+    common = {"agents": clients, "shots": shots, "queries": queries}
+    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir})
+    return catalog.make("tasks", config.task.name, config.task.options, **common, **words)
+
+
+def make_algorithm(
+    config: RunConfig, name: str, options: dict, model: FlatModel, loss: Loss, **otherwise: Any
+) -> Algorithm:
+    """An algorithm with those of the common words that its factory takes."""
+    words = {word: getattr(config, word) for word in ALGORITHM_WORDS} | otherwise
+    return catalog.make("algorithms", name, options, model, loss, **catalog.taken("algorithms", name, words))
+
+
+def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int | None) -> int | None:
+    """The hub, if it serves; the words that only a server understands are refused without one."""
+    name = config.algorithm.name
+    if algorithm.needs_hub and hub is None:
+        raise ConfigError(f"algorithm {name!r} sends gradients, so it needs a hub, and this network has none; try "
+                          f"--topology 'star_graph(n={max(2, agents - 1)})' or {' or '.join(stars())}")  # fmt: skip
+    if algorithm.everyone and (config.local_steps > 1 or config.strategy == "cta"):
+        raise ConfigError(f"algorithm {name!r} takes one step between two exchanges, and adapts before it combines; "
+                          f"leave --local-steps and --strategy cta away")  # fmt: skip
+    if algorithm.server is None or hub is None:
+        if config.server != Server():
+            why = f"algorithm {name!r} has no server step" if algorithm.server is None else "this network has no hub"
+            raise ConfigError(f"server.* is given, but {why}: nobody would serve; leave it away, or use --algorithm "
+                              f"fedavg on --topology star10")  # fmt: skip
+        return None
+    if config.mode == "async" or config.strategy == "cta":
+        what = "mode 'async'" if config.mode == "async" else "strategy 'cta'"
+        raise ConfigError(f"{what} has no meaning with a server: give server.deadline_s to go on without late clients")
+    if algorithm.needs_hub and config.local_steps > 1:
+        raise ConfigError(f"algorithm {name!r} sends a gradient, which takes one local step, got --local-steps "
+                          f"{config.local_steps}; try --tasks {config.tasks * config.local_steps}")  # fmt: skip
+    if algorithm.everyone and config.server != Server():
+        raise ConfigError(f"algorithm {name!r} needs every client in every round; leave server.* away")
+    return hub
+
+
+def _choose_model(config: RunConfig, family: TaskFamily) -> Choice:
+    """The model a run names, else the family's own; what is not said of it is as the family's samples need it."""
+    name, options = (config.model.name, config.model.options) if config.model else (family.default_model, {})
+    return Choice(name=name, options=catalog.taken("models", name, getattr(family, "model_words", {})) | options)
+
+
+def check_device(device: str) -> None:
+    """Raises: EnvironmentLacks, if tensors cannot be made there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise EnvironmentLacks(f"--device {device} cannot be used here: {reason}. Leave it away for cpu.") from error
+
+
+def _check_family(workload: Workload) -> int:
+    """Draw a first batch and adapt to it, so that a misfit is one clear error; the values of one adapt step."""
+    config = workload.config
+    name = config.task.name
+    try:
+        k = workload.clients[0]
+        tasks = workload.draw(k, config.tasks, generator(config.seed, Purpose.TRAIN, 0))
+        sizes = {t.shape[0] for batch in tasks for t in batch}
+        if sizes != {config.tasks}:
+            raise ConfigError(f"task {name!r}: draw(count={config.tasks}) returned leading sizes {sorted(sizes)}")
+        x, y = tasks.support
+        loss = workload.loss(workload.first_launch_model(k), (x[0], y[0]))
+        if loss.shape == ():
+            workload.algorithm.adapt(workload.first_state(k), tasks)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        model = config.model.name if config.model else workload.family.default_model
+        raise ConfigError(f"task {name!r} and model {model!r} do not fit: {type(error).__name__}: {error}") from error
+    if loss.shape != ():
+        raise ConfigError(f"task {name!r}: its loss has shape {tuple(loss.shape)}; it must be a mean, a scalar")
+    return sum(t.numel() for batch in tasks for t in batch)

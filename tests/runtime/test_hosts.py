@@ -1,0 +1,285 @@
+"""How a host finds its launcher, and what each of the two refuses."""
+
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from difnet import __version__
+from difnet.errors import DifnetError, EnvironmentLacks
+from difnet.exchange.addresses import advertised, numeric, own, parse, reach
+from difnet.exchange.control import Control
+from difnet.exchange.links import Identity, Link, Patience
+from difnet.exchange.registry import Registry
+from difnet.exchange.transport import Transport
+from difnet.runtime.child_processes import Children
+from difnet.system.energy import Meters, machine_id
+from tests.conftest import events, until
+
+PAIR = {0: [1], 1: [0]}
+ME = {"agents": [0], "name": "here", "version": __version__, "run": None}
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with Registry("tcp://127.0.0.1:*", "secret", PAIR) as registry:
+        registry.run = {"run": "sines", "version": __version__, "config": {}}
+        yield registry
+
+
+def answer(registry: Registry, token: str = "secret", **differently: object) -> dict:
+    """What a host hears that asks what to run."""
+    with Control(registry.endpoint, token) as control:
+        control.say("configuration?", {**ME, **differently})
+        heard = until(lambda: [*registry.listen(0.01)] or control.hear(0.0), "an answer", 10)
+        return {"kind": heard[0], **heard[1]}
+
+
+def test_a_host_is_told_what_to_run(registry):
+    assert answer(registry) == {"kind": "run", **registry.run}
+
+
+@pytest.mark.parametrize(("differently", "words"), [
+    ({"token": "guess"}, "set DIFNET_TOKEN to what the launcher told"),
+    ({"version": "0.0.9"}, "install the same version"),
+    ({"run": "cosines"}, "it serves run 'sines', and this host was started for 'cosines'"),
+    ({"agents": [1, 2]}, "there is no agent 2: this run has agents 0 to 1"),
+])  # fmt: skip
+def test_a_host_that_does_not_belong_is_refused_with_the_reason(registry, differently, words):
+    assert words in answer(registry, **differently)["reason"]
+
+
+def test_an_agent_is_at_one_host_only_and_does_not_come_back(registry):
+    """The same host may ask again as long as its agents are not there: it may have been restarted."""
+    assert [answer(registry)["kind"] for _ in range(2)] == ["run", "run"]
+    assert "agent 0 is at host 'here' already" in answer(registry, name="there", agents=[0, 1])["reason"]
+    with Control(registry.endpoint, "secret") as control:
+        control.say("register", {"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:1"})
+        until(lambda: [*registry.listen(0.01)] or registry.registered, "a registration", 10)
+    assert "cannot come back into the same run" in answer(registry)["reason"]
+
+
+def test_what_is_left_of_another_run_with_the_same_token_is_not_heard(registry):
+    """Containers of a run whose launcher was started anew: neither their events nor their beats belong to this one."""
+    with Control(registry.endpoint, "secret", "cosines") as old, Control(registry.endpoint, "secret", "sines") as new:
+        assert answer(registry)["kind"] == "run"
+        old.say("note", {"text": "left over"})
+        old.say("beat", {"name": "here", "machine": "", "energy": {}})
+        until(lambda: [*registry.listen(0.01)] or registry.refused == 2, "both refusals", 10)
+        new.say("beat", {"name": "nobody's", "machine": "", "energy": {}})
+        new.say("note", {"text": "at last"})
+        heard = until(lambda: [*registry.listen(0.01)], "a note", 10)
+    assert [(kind, body) for kind, body, _ in heard] == [("note", {"text": "at last"})]
+    assert not registry.hosts["here"].supervises
+
+
+@pytest.mark.parametrize(("endpoint", "reason"), [
+    ("tcp://127.0.0.1:{closed}", "connection refused"),
+    ("tcp://nobody.invalid:5600", ""),  # each system has words of its own for it
+])  # fmt: skip
+def test_a_registry_that_is_not_there_ends_a_host_with_the_reason_and_status_3(difnet, endpoint, reason):
+    with socket.socket() as closed:  # bound and not listening: nobody else can take the port meanwhile
+        closed.bind(("127.0.0.1", 0))
+        done = difnet("host", "--agents", "0", "--token", "x", "--patience", "0.3", "--registry",
+                      endpoint.format(closed=closed.getsockname()[1]))  # fmt: skip
+    assert done.status == 3 and "Traceback" not in done.err
+    assert "was not reached within 0 s: " + reason in done.err and "start this host again" in done.err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("--agents", "0", "--token", "x", "--registry", "10.0.0.1:5600"), "it looks like tcp://HOST:PORT"),
+    (("--agents", "0", "--token", "x", "--registry", "tcp://here:port"), "it looks like tcp://HOST:PORT"),
+    (("--agents", "3-1", "--token", "x", "--registry", "tcp://127.0.0.1:1"), "no list of different agents; try 0-19"),
+    (("--agents", "0", "--registry", "tcp://127.0.0.1:1"), "DIFNET_TOKEN"),
+    (("--token", "x", "--registry", "tcp://127.0.0.1:1"), "DIFNET_AGENTS"),
+])  # fmt: skip
+def test_a_wrong_word_of_the_contract_costs_one_line(difnet, words, said):
+    done = difnet("host", *words, DIFNET_TOKEN="")
+    assert done.status == 2 and said in done.err and "Traceback" not in done.err
+
+
+def test_what_listens_there_may_be_no_registry(monkeypatch):
+    """Somebody answers the telephone and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        endpoint = reach(f"tcp://127.0.0.1:{mute.getsockname()[1]}", 5.0, print).endpoint
+        with Control(endpoint, "secret") as control:
+            with pytest.raises(EnvironmentLacks, match="is it a launcher of this run that listens there"):
+                control.expect("run", 0.2)
+
+
+def test_a_port_that_is_taken_is_said_and_no_folder_is_made(difnet, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        done = difnet("launch", "--topology", "ring6", "--hosts-expected", "2", "--registry", where)
+    assert done.status == 3 and "address already in use" in done.err and "--registry tcp://HOST:PORT" in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_tells_the_commands_and_begins_nothing(difnet, tmp_path):
+    done = difnet("launch", "--topology", "ring40", "--hosts-expected", "3", "--dry-run")
+    shares = [line.partition("--agents ")[2].split()[0] for line in done.out.splitlines()]
+    assert done.status == 0 and shares == ["0-13", "14-26", "27-39"] and not any(tmp_path.iterdir())
+
+
+def test_hosts_that_are_expected_and_a_place_that_starts_its_own_exclude_each_other(difnet):
+    done = difnet("launch", "--topology", "ring6", "--hosts-expected", "2", "--place", "local")
+    assert done.status == 2 and "leave one of the two away" in done.err
+
+
+def test_the_address_to_advertise_is_the_local_end_towards_the_registry(registry):
+    reached = reach(registry.endpoint, 5.0, print)
+    assert reached == (registry.endpoint, "127.0.0.1")
+    assert advertised("tcp://127.0.0.1:41000", "") == "tcp://127.0.0.1:41000"
+    assert parse(f"tcp://{own()}:1")[0] == own() != "0.0.0.0"
+
+
+def test_a_name_that_nobody_answers_for_costs_its_deadline_and_no_more(monkeypatch):
+    """The look-up itself goes on in a thread, and stops nobody."""
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [(2, 1, 6, "", ("127.0.0.1", 0))])
+    before = time.monotonic()
+    with pytest.raises(TimeoutError, match="nobody answered for the name 'slow'"):
+        numeric("tcp://slow:5600", 0.1)
+    over.set()
+    assert time.monotonic() - before < 20
+
+
+def test_a_neighbours_name_is_looked_up_again_at_every_redial(monkeypatch):
+    """It means nobody at first, then an address where nobody listens, then the neighbour's."""
+    answers = iter([OSError("no such name"), "127.0.0.2", "127.0.0.1"])
+
+    def look_up(host, port, **_):
+        assert host == "agent-0"
+        if isinstance(answer := next(answers), OSError):
+            raise answer
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer, 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr("difnet.exchange.transport.REDIAL_S", 0.2)
+    identity = [Identity(k, 0, "run", "graph", "weights", "model", "float32", 3) for k in (0, 1)]
+    with (Transport(identity[0], [Link(1, False, True, True)], patience=Patience()) as listener,
+          Transport(identity[1], [Link(0, True, True, True)], patience=Patience()) as dialler):  # fmt: skip
+        port = listener.bind("tcp://127.0.0.1:*").rpartition(":")[2]
+        joining = threading.Thread(target=listener.join, args=({}, 20.0))
+        joining.start()
+        dialler.join({0: f"tcp://agent-0:{port}"}, 20.0)
+        joining.join(20)
+        assert dialler.active == [0] and listener.active == [1] and next(answers, "all asked") == "all asked"
+
+
+def test_a_name_that_never_resolves_is_named_when_patience_ends(monkeypatch):
+    def look_up(*_, **__):
+        raise OSError("no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    identity = Identity(1, 0, "run", "graph", "weights", "model", "float32", 3)
+    with Transport(identity, [Link(0, True, True, True)], patience=Patience()) as dialler:
+        with pytest.raises(DifnetError, match="tcp://agent-0:41000 no such name"):
+            dialler.join({0: "tcp://agent-0:41000"}, 0.3)
+
+
+def test_what_an_agent_prints_is_kept_with_the_run_though_its_host_writes_no_file(difnet, tmp_path):
+    """Also what is no whole line, and a character that comes in two pieces."""
+    (tmp_path / "loud.py").write_text(
+        "import os\n"
+        "from difnet.tasks.sinusoid import sinusoid\n"
+        "def loud(agents, shots, queries):\n"
+        "    family = sinusoid(agents, shots, queries)\n"
+        "    draw = family.draw\n"
+        "    def shout(agent, count, rng):\n"
+        "        os.write(1, b'\\xc3')\n"
+        "        os.write(1, f'Übung {agent}'.encode()[1:])\n"
+        "        return draw(agent, count, rng)\n"
+        "    object.__setattr__(family, 'draw', shout)\n"
+        "    return family\n"
+    )
+    done = difnet("launch", "--topology", "path_graph(n=2)", "--task", "loud:loud", "--iterations", "6", "--engine",
+                  "eager", "--eval-tasks", "4", "--quiet")  # fmt: skip
+    assert done.status == 0, done.err
+    for k in (0, 1):
+        assert f"Übung {k}" == (tmp_path / f"runs/latest/agents/00{k}/log.txt").read_text()
+
+
+def test_the_energy_of_machines_without_counters_is_estimated_from_their_own_agents():
+    """Agents 0 and 1 here, 2 and 3 on a machine that measures, 4 on one that cannot; two hosts share the second."""
+    measured = {"joules": 7.0, "source": "RAPL", "quality": "measured"}
+    unknown = {"joules": None, "source": "processor time x 10 W per busy core", "quality": "estimated"}
+    meters = Meters()
+    meters.heard(machine_id(), [0, 1], unknown)
+    meters.heard("second", [2], measured | {"joules": 6.9})
+    meters.heard("second", [3], measured)
+    meters.heard("third", [4], unknown)
+    told = meters.so_far({0: 1.0, 1: 1.0, 2: 100.0, 3: 100.0, 4: 0.5})
+    assert told["quality"] == "estimated" and "RAPL" in told["source"]
+    own = Meters().so_far({0: 1.0, 1: 1.0})["joules"]
+    np.testing.assert_allclose(told["joules"], own + 7.0 + 5.0)
+
+
+def test_a_folder_with_too_long_a_name_for_sockets_is_said_with_both_ways_out(difnet, tmp_path):
+    """A socket's path may have 107 bytes, and a user's folder for temporary files may have more."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    done = difnet("launch", "--topology", "ring6", TMPDIR=str(long))
+    assert done.status == 3 and "TMPDIR" in done.err and "--transport tcp" in done.err and "Traceback" not in done.err
+    assert not any(long.iterdir()) and not (tmp_path / "runs").exists()
+
+
+def test_an_agent_that_closes_its_outputs_costs_its_host_nothing():
+    """The end of a pipe can be read for ever: it is read once, and the agent is waited for, not watched."""
+    told = []
+    with Children() as children:
+        children.tell = lambda kind, body: told.append((kind, body))
+
+        def close_and_wait() -> int:
+            os.write(1, b"farewell")
+            os.closerange(1, 3)
+            return signal.pause() or 0
+
+        children.fork(7, close_and_wait)
+        until(lambda: children.attend(wait(children.fds, 1.0)) or len(children.fds) == 1, "the pipe's end", 10)
+        assert not wait(children.fds, 0.05) and len(children) == 1
+    assert told == [("log", {"agent": 7, "text": "farewell"}),
+                    ("exited", {"agent": 7, "status": "killed by SIGTERM", "log_tail": "farewell"})]  # fmt: skip
+
+
+def test_two_hosts_of_one_machine_may_have_its_one_address(running, tmp_path):
+    """What they are called must not be what they advertise: each has agents of its own."""
+    registry = f"tcp://127.{random.randrange(2, 250)}.{random.randrange(250)}.{random.randrange(2, 250)}:5600"
+    launcher = running("launch", "--topology", "path_graph(n=2)", "--engine", "eager", "--hosts-expected", "2",
+                       "--registry", registry, "--iterations", "5", "--eval-tasks", "2", "--quiet")  # fmt: skip
+    token = until(lambda: token_told(tmp_path), "the commands")
+    hosts = [running("host", "--agents", str(k), "--registry", registry, "--token", token, "--advertise", "localhost")
+             for k in (1, 0)]  # fmt: skip
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, err
+    assert [host.wait(20) for host in hosts] == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_host_that_never_comes_ends_the_waiting_with_who_is_missing(running, tmp_path):
+    """Half of the agents are there, and their host is heard every second; that is no progress.
+
+    An address of this machine's loopback that nobody else has taken keeps other tests' launchers apart.
+    """
+    registry = f"tcp://127.{random.randrange(2, 250)}.{random.randrange(250)}.{random.randrange(2, 250)}:5600"
+    launcher = running("launch", "--topology", "path_graph(n=4)", "--engine", "eager", "--hosts-expected", "2",
+                       "--registry", registry, "--set", "ready_timeout_s=15", "--quiet")  # fmt: skip
+    host = running("host", "--agents", "0-1", "--registry", registry, "--token",
+                   until(lambda: token_told(tmp_path), "the commands"))  # fmt: skip
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1 and "gave up: 1/2 hosts, 2/4 agents here" in err
+    assert host.wait(20) == 1
+
+
+def token_told(folder: Path) -> str:
+    """What the launcher has the user set on each host."""
+    told = [e["text"] for e in events(folder, "Note") if "DIFNET_TOKEN=" in e["text"]]
+    return told[-1].partition("DIFNET_TOKEN=")[2].split()[0] if told else ""

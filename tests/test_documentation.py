@@ -1,0 +1,154 @@
+"""Every command that a person can read in the README, in docs/ or behind --help is a command that works."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from difnet import catalog
+from difnet.cli import COMMANDS
+from difnet.config import load
+from difnet.data.home import VARIABLE
+from difnet.data.sources import SOURCES
+from tests.conftest import REPOSITORY
+
+SHORT = ("--iterations", "4", "--tasks", "1", "--eval-tasks", "2", "--eval-every", "4", "--engine", "eager")
+NEEDS_A_RUN = ("watch", "report", "compare", "evaluate", "fit", "export")
+pytestmark = pytest.mark.slow
+PLUMBING = ("host", "agent", "bench")  # they need a registry, or minutes; tested elsewhere
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a Markdown file in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def save_what_the_docs_have_saved(folder: Path) -> None:
+    """The reader's own task, and samples of the reader's own."""
+    [own_task] = blocks(REPOSITORY / "docs" / "own-task.md", "python")
+    (folder / "steps.py").write_text(own_task)
+    [samples] = blocks(REPOSITORY / "docs" / "after-training.md", "csv")
+    for name in ("mine.csv", "more.csv"):
+        (folder / name).write_text(samples)
+
+
+def documented() -> list[str]:
+    """Every `difnet …` line of the README and docs/, without repetitions."""
+    lines = []
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))):
+        lines += [line for block in blocks(path, "console") for line in block.splitlines()]
+    commands = [line.removeprefix(".venv/bin/") for line in lines]
+    return list(dict.fromkeys(line for line in commands if line.startswith("difnet ")))
+
+
+@pytest.fixture(scope="module")
+def examples() -> dict[str, list[str]]:
+    """The examples behind every command's --help, read from the commands themselves."""
+    import click
+
+    from difnet.cli import group
+
+    def walk(command: click.Command, name: str) -> dict[str, list[str]]:
+        text = (command.help or "").partition("Examples:")[2]
+        found = {name: [line.strip() for line in text.splitlines() if line.strip().startswith(("difnet", "DIFNET"))]}
+        if isinstance(command, click.Group):
+            ctx = click.Context(command)
+            for inner in command.list_commands(ctx):
+                found |= walk(command.get_command(ctx, inner), f"{name} {inner}")
+        return found
+
+    return walk(group, "difnet")
+
+
+def shortened(line: str) -> list[str]:
+    """The arguments of a `difnet` line, made short enough for a test where it runs a network."""
+    arguments = shlex.split(line, comments=True)[1:]
+    runs_a_network = arguments[0] in ("launch", "simulate") and "--help" not in arguments
+    return [*arguments, *SHORT] if runs_a_network else arguments
+
+
+def lacking(line: str) -> str | None:
+    """Why a command cannot be run here: it fetches from the network, or needs data that is not in $DIFNET_DATA.
+
+    It needs the data set that it names, or that the task family or the ready-made run that it names reads.
+    """
+    words = shlex.split(line, comments=True)[1:]
+    if words[:2] == ["data", "get"]:
+        return "fetches from the owner; tests/data/test_fetch.py has a server of its own"
+    if "--hosts-expected" in words and "--dry-run" not in words:
+        return "waits for hosts on other machines; tests/places/test_hosts.py has some"
+    if "--place" in words or "--serve" in words:
+        return "needs an engine, or serves until it is stopped; tests/places and tests/report do that"
+    if words[0] == "launch":
+        words += [load(path).task.name for path in catalog.entries("launch") if path.stem in words[1:2]]
+    sets = {word: source.name for source in SOURCES.values() for word in (source.name, *source.families)}
+    home = os.environ.get(VARIABLE)
+    absent = [sets[word] for word in words if word in sets and not (home and (Path(home) / sets[word]).is_dir())]
+    return f"needs the data set {absent[0]!r} in ${VARIABLE}, which is {home or 'not set'}" if absent else None
+
+
+def ended_well(line: str, status: int) -> bool:
+    """Exit status 0; or 4, a target not reached, which a run made so short may have."""
+    return status == 0 or (status == 4 and "--target" in line)
+
+
+def test_every_command_has_an_example(examples):
+    assert set(examples) >= {f"difnet {name}" for name in COMMANDS}
+    assert all(examples.values()), [name for name, lines in examples.items() if not lines]
+
+
+@pytest.mark.parametrize("line", documented())
+def test_a_documented_command_works(line, difnet, tmp_path):
+    """As printed, in an empty folder with the files that the documentation has the reader save."""
+    save_what_the_docs_have_saved(tmp_path)
+    if line.split()[1] in PLUMBING:
+        pytest.skip("measured, not tested: it takes minutes")
+    if why := lacking(line):
+        pytest.skip(why)
+    if line.split()[1] in NEEDS_A_RUN or "from:" in line:
+        for _ in range(2):
+            assert difnet("simulate", "--topology", "ring6", *SHORT, "--quiet").status == 0
+    done = difnet(*shortened(line))
+    assert ended_well(line, done.status), done.err
+
+
+def test_every_example_behind_help_works(examples, difnet, tmp_path):
+    """One after the other, in one folder that holds two runs."""
+    save_what_the_docs_have_saved(tmp_path)
+    names = [f"2026-11-20_14-0{n}-22_ring40_dif-maml_s0" for n in range(2)]
+    for name in names:
+        assert difnet("simulate", "--topology", "ring6", "--name", name, *SHORT, "--quiet").status == 0
+    failed = {}
+    for command, lines in examples.items():
+        for line in lines if not command.endswith(PLUMBING) else []:
+            if lacking(line):
+                continue
+            arguments = [word for given in shortened(line.partition(" > ")[0])
+                         for word in (sorted(map(str, tmp_path.glob(given))) if "*" in given else [given])]
+            done = difnet(*arguments)
+            if not ended_well(line, done.status):
+                failed[line] = done.err
+    assert not failed
+
+
+def test_the_example_of_an_own_task_is_short_and_learns(difnet, tmp_path):
+    """Under forty lines; as written in the docs, its loss falls."""
+    [own_task] = blocks(REPOSITORY / "docs" / "own-task.md", "python")
+    assert len(own_task.splitlines()) < 40
+    (tmp_path / "steps.py").write_text(own_task)
+    done = difnet("launch", "--topology", "ring6", "--task", "steps:steps", "--inner-lr", "0.1", "--iterations", "200",
+                  "--engine", "traced", "--eval-every", "200", "--eval-tasks", "50", "--json")  # fmt: skip
+    assert done.status == 0, done.err
+    loss = done.json()["loss"]
+    assert loss["after"]["10"]["mean"] < 0.8 * loss["first"]["after"]["10"]["mean"]
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    [code] = blocks(REPOSITORY / "README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    short = 'iterations=4, engine="eager", eval_tasks=2, tasks=1'
+    assert "iterations=200" in code
+    exec(compile(code.replace("iterations=200", short), "README.md", "exec"), {})
