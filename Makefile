@@ -7,9 +7,9 @@ INSTALLED := .venv/.installed
 
 help:
 	@echo "make launch       install into .venv and run forty agents on a ring, live on screen"
-	@echo "make test         install into .venv and run the tests"
-	@echo "make check        lint, type-check, test"
-	@echo "make test-slow    the heavy programmes: 200 agents, wheel, the paper's comparison in short"
+	@echo "make test         install into .venv and run the quick tests"
+	@echo "make check        lint, type-check, quick tests"
+	@echo "make test-slow    the heavy ones: networks killed, frozen, compared; 200 agents; the wheel; every documented command"
 	@echo "make test-docker  real containers in an engine of the tests' own, as root"
 	@echo "make bench        measure this machine and print the tables of docs/benchmarks.md"
 

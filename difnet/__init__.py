@@ -1,7 +1,7 @@
 """difnet: a network of agents that learns one launch model together without a server.
 
 >>> import difnet
->>> run = difnet.simulate("ring6", iterations=20, eval_tasks=10, engine="traced", runs=tmp)  # or launch: real processes
+>>> run = difnet.simulate("ring6", iterations=20, eval_tasks=10, engine="eager", runs=tmp)  # or launch: real processes
 >>> run.state, int(run.metrics()["iteration"][-1])
 ('done', 20)
 """

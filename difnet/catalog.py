@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,13 @@ def names(group: str) -> list[str]:
     """
     package = importlib.import_module(f"difnet.{group}")
     own = [m.name.replace("_", "-") for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-    foreign = [e.name for e in importlib.metadata.entry_points(group=f"difnet.{group}")]
-    return sorted({*own, *foreign})
+    return sorted({*own, *foreign(group).names})
+
+
+@cache
+def foreign(group: str) -> importlib.metadata.EntryPoints:
+    """What other packages add to a group; looked up once, since all installed packages are read for it."""
+    return importlib.metadata.entry_points(group=f"difnet.{group}")
 
 
 def load(group: str, name: str) -> Callable[..., Any]:
@@ -41,7 +47,7 @@ def load(group: str, name: str) -> Callable[..., Any]:
     """
     if ":" in name:
         return _load_foreign(group, name)
-    for entry in importlib.metadata.entry_points(group=f"difnet.{group}", name=name):
+    for entry in foreign(group).select(name=name):
         return entry.load()
     if name not in (known := names(group)):
         raise ConfigError(

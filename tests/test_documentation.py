@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 
 SHORT = ("--iterations", "4", "--tasks", "1", "--eval-tasks", "2", "--eval-every", "4", "--engine", "eager")
 NEEDS_A_RUN = ("watch", "report", "compare", "evaluate", "fit", "export")
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 PLUMBING = ("host", "agent", "bench")  # they need a registry, or minutes; tested elsewhere
 
 
@@ -99,6 +99,7 @@ def test_every_command_has_an_example(examples):
     assert all(examples.values()), [name for name, lines in examples.items() if not lines]
 
 
+@slow
 @pytest.mark.parametrize("line", documented())
 def test_a_documented_command_works(line, difnet, tmp_path):
     """As printed, in an empty folder with the files that the documentation has the reader save."""
@@ -114,6 +115,7 @@ def test_a_documented_command_works(line, difnet, tmp_path):
     assert ended_well(line, done.status), done.err
 
 
+@slow
 def test_every_example_behind_help_works(examples, difnet, tmp_path):
     """One after the other, in one folder that holds two runs."""
     save_what_the_docs_have_saved(tmp_path)
@@ -133,6 +135,7 @@ def test_every_example_behind_help_works(examples, difnet, tmp_path):
     assert not failed
 
 
+@slow
 def test_the_example_of_an_own_task_is_short_and_learns(difnet, tmp_path):
     """Under forty lines; as written in the docs, its loss falls."""
     [own_task] = blocks(REPOSITORY / "docs" / "own-task.md", "python")
@@ -145,6 +148,7 @@ def test_the_example_of_an_own_task_is_short_and_learns(difnet, tmp_path):
     assert loss["after"]["10"]["mean"] < 0.8 * loss["first"]["after"]["10"]["mean"]
 
 
+@slow
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     [code] = blocks(REPOSITORY / "README.md", "python")
     monkeypatch.chdir(tmp_path)
@@ -152,3 +156,35 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     short = 'iterations=4, engine="eager", eval_tasks=2, tasks=1'
     assert "iterations=200" in code
     exec(compile(code.replace("iterations=200", short), "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("language", ["python", "toml"])
+def test_what_the_guide_for_contributors_quotes_stands_in_the_package(language):
+    quoted = blocks(REPOSITORY / "CONTRIBUTING.md", language)
+    sources = [path.read_text() for folder, ending in (("difnet", "py"), ("topologies", "toml"))
+               for path in sorted((REPOSITORY / folder).rglob(f"*.{ending}"))]  # fmt: skip
+    assert quoted and all(any(code in text for text in sources) for code in quoted)
+
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_file_that_a_page_names_is_there(page):
+    """Links, and files of the repository or of a room, between backquotes."""
+    text = page.read_text()
+    linked = [page.parent / path for path in re.findall(r"\]\((?!http)([^)#\s]+)\)", text)]
+    named = [path for path in re.findall(r"`([a-z_]+/[\w./-]+\.(?:py|md|toml))`", text) if "NAME" not in path]
+    roots = (REPOSITORY, REPOSITORY / "difnet")
+    assert [path for path in linked if not path.exists()] == []
+    assert [path for path in named if not any((root / path).exists() for root in roots)] == []
+
+
+def test_every_function_on_the_three_journeys_is_there():
+    """What docs/architecture.md writes as `file.function` or `Class.method`."""
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    named = {name for _, name in re.findall(r"`(\w+)\.(\w+)[`(]", text) if name not in ("py", "md", "toml", "jsonl")}
+    sources = "\n".join(path.read_text() for path in (REPOSITORY / "difnet").rglob("*.py"))
+    assert len(named) > 30
+    defined = set(re.findall(r"(?:def|class) (\w+)|^    (\w+): ", sources, re.MULTILINE))
+    assert named <= {name for names in defined for name in names}

@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -242,7 +241,7 @@ def _check(config: RunConfig, image: str) -> None:
         raise ConfigError(f"device {config.device!r}: these containers have none but the cpu; leave --device away")
     for group in PLUGINS:
         choice = getattr(config, group)
-        foreign = choice and (":" in choice.name or entry_points(group=f"difnet.{group}s", name=choice.name))
+        foreign = choice and (":" in choice.name or catalog.foreign(f"{group}s").select(name=choice.name))
         if foreign and image == IMAGE:
             raise ConfigError(
                 f"{group} {choice.name!r} is not difnet's own, and the image {IMAGE!r} does not have it; make one that "

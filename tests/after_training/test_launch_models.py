@@ -131,6 +131,7 @@ def test_one_card_speaks_of_all_formats_of_one_model_and_of_no_other(tmp_path):
     assert '"m.pt"' not in (out / "MODEL.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [False, True])
 def test_the_code_of_a_card_fits_a_model_as_the_command_does(tmp_path, monkeypatch, rates):
     """Read from the card and run: the same step on the same samples."""

@@ -305,6 +305,7 @@ KINDS = [(dsgd, {"optimizer": "yogi"}), (fedavg, {"optimizer": "adagrad"}), (fed
          *((fedmeta, {"inner": inner, "inner_steps": 2}) for inner in INNER)]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "options"), KINDS, ids=[" ".join([f.__name__, str(o)]) for f, o in KINDS])
 def test_a_trace_and_a_map_over_agents_compute_what_the_code_says(make, options):
     """At other models and tasks than the trace was made with; phi is written and never read, w is left alone."""

@@ -279,6 +279,7 @@ def test_rounds_of_the_hub_lead_to_the_minimiser_of_the_whole():
     close(hub.w, np.linalg.solve(slopes, -at_zero), 1e-10)
 
 
+@pytest.mark.slow
 def test_a_trace_and_a_map_over_agents_compute_what_the_code_says():
     """On other values than it was traced with, a task of negative curvature among them."""
     algorithm = factory(network(), quadratic, **SMALL)

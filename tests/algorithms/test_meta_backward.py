@@ -320,6 +320,7 @@ def test_it_asks_for_an_offline_start_and_everyone_and_no_hub():
     close(fitted, w.detach() - 0.05 * w.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"schedule": "constant", "clip": 0.5}, {"schedule": [0.1] * 5 + [0.9]}],
                          ids=str)  # fmt: skip
 def test_a_trace_and_a_map_over_agents_compute_what_the_code_says(options):

@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -37,10 +38,14 @@ CASES = [
     *((name, options, "adam") for name in catalog.names("algorithms") for options in variants(name)),
     *(("dif-maml", {}, optimizer) for optimizer in OPTIMIZERS if optimizer != "adam"),
 ]
-every_algorithm = pytest.mark.parametrize(
-    "case", CASES, ids=[" ".join([name, *options.values(), optimizer]) for name, options, optimizer in CASES]
+IDS = [" ".join([name, *options.values(), optimizer]) for name, options, optimizer in CASES]
+QUICK = (("dif-maml", {"inner": "maml"}, "adam"), ("fedmeta", {"inner": "meta-sgd"}, "adam"))
+every_algorithm = pytest.mark.parametrize("case", CASES, ids=IDS)
+every_algorithm_slowly = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES], ids=IDS
 )
 every_family = pytest.mark.parametrize("name", catalog.names("tasks"))
+LARGE = ("char-lstm", "conv4", "femnist-cnn", "word-lstm")  # a step of adapt takes seconds
 every_model = pytest.mark.parametrize("name", catalog.names("models"))
 
 
@@ -57,8 +62,14 @@ def workload(case=("dif-maml", {}, "adam"), hub=None, **settings):
 
 
 def on_a_star(case):
-    """The last agent is the hub, so that clients have the numbers they have without one."""
-    return workload(case, hub=AGENTS)
+    """The last agent is the hub, so that clients have the numbers they have without one. Shared: it is a value."""
+    name, options, optimizer = case
+    return _on_a_star(name, tuple(options.items()), optimizer)
+
+
+@cache
+def _on_a_star(name, options, optimizer):
+    return workload((name, dict(options), optimizer), hub=AGENTS)
 
 
 def begun(w) -> State:
@@ -189,7 +200,7 @@ def test_an_algorithm_that_needs_a_hub_is_refused_elsewhere_with_the_topologies_
 @every_algorithm
 def test_the_same_seed_gives_the_same_bits_and_nobody_elses_randomness_is_touched(case):
     def two_steps():
-        w = on_a_star(case)
+        w = workload(case, hub=AGENTS)
         state, stream = begun(w), TaskStream(w, 1)
         for step in range(2):
             state, info = w.algorithm.adapt(state, stream(step))
@@ -207,7 +218,7 @@ def test_the_same_seed_gives_the_same_bits_and_nobody_elses_randomness_is_touche
     assert equal(two_steps(), first)
 
 
-@every_algorithm
+@every_algorithm_slowly
 def test_a_trace_computes_what_the_code_says(case):
     """Agents run the trace: with other tasks, and further on, than it was made with."""
     w = on_a_star(case)
@@ -345,7 +356,8 @@ def test_a_model_is_a_module_of_floating_point_parameters_without_running_statis
     assert FlatModel(module).size == flatten(module, torch.float32).numel()
 
 
-@every_model
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else [])
+                                  for name in catalog.names("models")])  # fmt: skip
 def test_a_model_fits_a_family_and_learns_from_it(name):
     """One whose own model it is, or else any; a step of adapt on its tasks lowers a finite loss.
 

@@ -58,6 +58,7 @@ def test_an_exponential_graph_mixes_at_the_rate_of_its_closed_form(bench, K):
     assert family.rate(K) == pytest.approx(load(family.topology(K)).mixing_rate, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degree", [3, 4, 6])
 def test_random_regular_graphs_come_near_the_rate_of_their_limit(bench, degree):
     graph = load(f"random_regular_graph(d={degree}, n=3000)")

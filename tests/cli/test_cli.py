@@ -62,12 +62,14 @@ def test_a_wrong_word_costs_one_clear_error_and_exit_status_2(monkeypatch, capsy
     assert "Traceback" not in said and len(said.splitlines()) <= 8
 
 
+@pytest.mark.slow
 def test_a_wrong_option_is_found_in_the_host_too(difnet):
     """What only the host can know (here: an option of a plug-in) ends a launch with the same error and status."""
     done = difnet("launch", "--topology", "ring6", "--set", "algorithm.inner=mamal")
     assert done.status == 2 and "inner is 'mamal'" in done.err and "Traceback" not in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["simulate", "launch"])
 def test_a_device_that_is_not_there_is_something_the_machine_lacks(difnet, command):
     """Exit status 3, with the reason."""
@@ -75,6 +77,7 @@ def test_a_device_that_is_not_there_is_something_the_machine_lacks(difnet, comma
     assert done.status == 3 and "--device xpu:7 cannot be used here" in done.err and "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_written_are_refused(difnet, tmp_path):
     (tmp_path / "file").write_text("")
     done = difnet("simulate", "--topology", "ring6", "--runs", "file/runs")

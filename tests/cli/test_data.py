@@ -302,6 +302,7 @@ def test_a_picture_has_a_circle_for_every_class_that_somebody_has_and_a_bar_for_
             for line in alone.lines] == [[1, 2], [3, 3]]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_hundred_agents_fit_into_a_picture_and_every_fourth_is_named():
     pytest.importorskip("matplotlib")
     held = [AgentData(str(k), 1, 2, {str(k % 10): 2}) for k in range(200)] + [AgentData("test", 1, 2, {"0": 2})]

@@ -62,6 +62,7 @@ def test_what_cannot_be_run_is_refused_before_a_run_is_begun(monkeypatch, capsys
     assert not list(tmp_path.rglob("events.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_launch_that_its_host_refuses_says_the_same_and_is_recorded_as_failed(difnet, tmp_path):
     """More clients in a round than there are: the launcher, which cannot know, ends with the host's own error."""
     done = difnet("launch", *FEDMETA, "--set", "server.clients=4", "--quiet")

@@ -58,6 +58,7 @@ def test_show_says_what_the_network_agrees_on(difnet):
     assert facts["hub"] == 0 and facts["degree"]["most"] == 9 and facts["mixing_rate"] == pytest.approx(0.9)
 
 
+@pytest.mark.slow
 def test_show_draws_a_picture(difnet, tmp_path):
     for name in ("paper6", "exponential32", "star10", "grid36"):
         status, out, err = difnet("topology", "show", name, "-o", tmp_path / "net.png")
@@ -224,6 +225,7 @@ def test_a_random_generator_without_a_seed_still_gives_one_graph():
     assert networks.load("gnp_random_graph(20, 0.5)").edges == networks.load("gnp_random_graph(20, 0.5)").edges
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["edgelist", "json", "graphml"])
 def test_a_file_of_a_million_agents_is_refused_quickly(difnet, tmp_path, ending):
     path, numbers = tmp_path / f"huge.{ending}", range(1_000_000)

@@ -60,6 +60,7 @@ def as_nobody() -> Iterator[None]:
 # the whole command
 
 
+@pytest.mark.slow
 def test_a_machine_that_runs_these_tests_can_run_two_agents(difnet, tmp_path):
     """What is seen is what others see; remedies are for what is not well; and nothing is made by looking."""
     done = difnet("doctor", "--agents", "2", "--json")
@@ -74,6 +75,7 @@ def test_a_machine_that_runs_these_tests_can_run_two_agents(difnet, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_shell_with_too_few_descriptors_is_told_which_limit_would_do(tmp_path):
     """On a pipe each check is one line, and the last one is the verdict."""
     line = f"ulimit -n 100 && exec {sys.executable} -m difnet doctor --topology ring100"
@@ -87,6 +89,7 @@ def test_a_shell_with_too_few_descriptors_is_told_which_limit_would_do(tmp_path)
     assert line.startswith("fail") and re.search(r" -> have root raise the hard limit to 2\d\d ", line)
 
 
+@pytest.mark.slow
 def test_a_bare_container_is_warned_of_what_it_lacks_and_may_run(difnet, tmp_path):
     """No compiler, counters that lead nowhere, a daemon that is not there, no home to write to."""
     bare = scripts(tmp_path / "bin", docker="echo 'Cannot connect to the Docker daemon at unix:///x' >&2; exit 1")
@@ -105,6 +108,7 @@ def test_a_bare_container_is_warned_of_what_it_lacks_and_may_run(difnet, tmp_pat
     assert said["Slurm"]["seen"] == "absent; only runs on a Slurm cluster need it"
 
 
+@pytest.mark.slow
 def test_without_torch_the_other_checks_are_made_all_the_same(difnet, tmp_path):
     """Its place is taken by something that cannot be imported."""
     (tmp_path / "broken").mkdir()
@@ -140,12 +144,14 @@ def test_two_agents_run_and_leave_nothing(difnet, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_two_agents_that_cannot_run_say_why(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     state, seen, remedy = smoke.two_agents(("--task", "nonsense"))
     assert state == "fail" and "no task called 'nonsense'" in seen and "difnet launch" in remedy
 
 
+@pytest.mark.slow
 def test_two_agents_that_take_too_long_are_ended(monkeypatch, tmp_path):
     """Nothing of them is left, which the fixture of every test looks for."""
     monkeypatch.chdir(tmp_path)
@@ -156,6 +162,7 @@ def test_two_agents_that_take_too_long_are_ended(monkeypatch, tmp_path):
 # what agents take
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["ring6", "star_graph(n=7)"])
 def test_real_processes_take_what_is_planned_and_not_much_less(running, tmp_path, network):
     """Descriptors and threads of launcher, host and agents, as the kernel counts them, and the memory of them all.
@@ -189,6 +196,7 @@ def test_the_busiest_agent_is_who_dials_most():
     assert capacity.links(load("star_graph(n=3)")) == {0: (3, 0), 1: (0, 1), 2: (0, 1), 3: (0, 1)}
 
 
+@pytest.mark.slow
 def test_more_neighbours_than_zeromq_can_dial_fail_whatever_the_limit():
     """How many it can is tried out: sockets with monitors until there is no more room."""
     with zmq.Context() as context:

@@ -344,6 +344,7 @@ def test_a_silent_neighbour_is_left_behind_in_time_and_told(met):
     assert "left behind" in fake.hear("bye")[0].fields["reason"]
 
 
+@pytest.mark.slow
 def test_a_neighbour_that_waits_is_not_late(met):
     """As long as it beats it is waited for: three seconds here, with a patience of one."""
     transport, fake, lost = met

@@ -282,8 +282,8 @@ def test_inner_rate_zero_gives_the_gradient_of_the_query_loss(order):
 # --- however it is run ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("net", "draw", "J"), [(lambda: smooth_net(nn.Tanh), points, 3), (conv_net, images, 1)],
-                         ids=["mlp", "cnn"])  # fmt: skip
+@pytest.mark.parametrize(("net", "draw", "J"), [(lambda: smooth_net(nn.Tanh), points, 3), 
+    pytest.param(conv_net, images, 1, marks=pytest.mark.slow)], ids=["mlp", "cnn"])  # fmt: skip
 def test_a_trace_keeps_the_second_order(net, draw, J):
     """What agents run is the trace; at another w than it was made with it still equals the code as written."""
     _, w, loss = net()

@@ -95,6 +95,7 @@ def test_quantiles_are_those_of_the_printed_tables(degrees):
     assert round(student(0.99, degrees), 3) == TABLE[degrees][1]
 
 
+@pytest.mark.slow
 @given(level=st.floats(0.01, 0.999), degrees=st.integers(1, 40))
 def test_the_density_of_students_t_has_that_much_mass_within_the_quantile(level, degrees):
     """By Gauss-Legendre quadrature of the density in t = sqrt(degrees) tan(x), which is smooth in x."""

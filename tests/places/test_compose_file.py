@@ -54,6 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"root": ROOT, **{name: folder / f"{name}.yml" for name in words}}
 
 
+@pytest.mark.slow
 def test_the_file_at_the_root_is_what_the_command_in_its_first_line_prints(difnet: Callable[..., Result]) -> None:
     first = ROOT.read_text().splitlines()[0]
     done = difnet(*shlex.split(first.removeprefix("# "))[1:])
@@ -249,6 +250,7 @@ def test_a_token_reaches_the_hosts_as_it_is_whatever_it_consists_of() -> None:
     assert (told["DIFNET_TOKEN"], told["DIFNET_AGENTS"], told["DIFNET_RUN_ID"]) == ('x$$Y"{#', "5", "a")
 
 
+@pytest.mark.slow
 def test_without_docker_a_launch_in_containers_is_refused_and_nothing_is_begun(
     tmp_path: Path, difnet: Callable[..., Result]
 ) -> None:

@@ -275,6 +275,7 @@ def test_both_models_have_a_table_where_both_were_tested(clients, offline):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_clients_csv_holds_every_score_of_every_run(clients, tmp_path):
     writing.write(clients[2:4], tmp_path)
     with (tmp_path / "clients.csv").open(newline="") as file:
@@ -285,6 +286,7 @@ def test_clients_csv_holds_every_score_of_every_run(clients, tmp_path):
     assert float(last["accuracy"]) == clients[3].scores[-1].accuracy
 
 
+@pytest.mark.slow
 def test_a_report_of_servers_speaks_of_no_agreement(clients):
     sections = {section.title: section.blocks for section in writing.compose(clients, [EASY])}
     files = [block.file for block in sections["Pictures"] if isinstance(block, Picture)]
@@ -308,6 +310,7 @@ def test_what_a_server_went_without_is_remarked(clients, offline):
     assert "abandoned" not in remarks(clients) and "late" not in remarks(clients)
 
 
+@pytest.mark.slow
 def test_the_page_escapes_what_a_run_is_called(tmp_path):
     folder = fake_run.write(tmp_path / "sly", 6, iterations=100, run="<script>alert(1)</script>")
     page = writing.write([finding.load(folder)], tmp_path / "report")
@@ -326,6 +329,7 @@ def test_an_unfinished_run_gets_a_report_that_admits_it(tmp_path):
 # The command
 
 
+@pytest.mark.slow
 def test_report_tells_the_cost_of_the_targets_asked_for(clients, tmp_path):
     words = ["report", str(clients[0].folder), "-o", str(tmp_path), "--target", "accuracy=0.5", "--target", "loss@1=2"]
     assert CliRunner().invoke(group, words).exit_code == 0

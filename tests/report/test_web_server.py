@@ -143,6 +143,7 @@ def test_a_page_is_made_only_when_something_changed_and_nothing_is_written_into_
     assert maker.look()
 
 
+@pytest.mark.slow
 def test_latest_waits_for_the_first_run_and_goes_on_to_newer_ones(tmp_path):
     maker = Maker(["latest"], str(tmp_path / "runs"), [])
     maker.look()
@@ -158,6 +159,7 @@ def test_latest_waits_for_the_first_run_and_goes_on_to_newer_ones(tmp_path):
         assert maker.shown.final == (state == "done")
 
 
+@pytest.mark.slow
 def test_a_half_written_file_is_told_only_when_it_stays_so(tmp_path):
     folder = fake_run.write(tmp_path / "one", 6, iterations=50)
     maker = Maker(["one"], str(tmp_path), [])
@@ -265,6 +267,7 @@ def test_a_server_waits_for_the_first_run_and_goes_on_to_newer_ones(served, tmp_
     assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_that_is_asked_to_stop_has_done_its_work_and_frees_its_port(served, tmp_path, sig):
     fake_run.write(tmp_path / "runs" / "one", 6, iterations=50)

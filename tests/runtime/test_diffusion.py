@@ -260,7 +260,9 @@ def quadratic(w, batch):
 
 
 @both
-@pytest.mark.parametrize(("spec", "weights"), [("paper6", "averaging"), ("cycle_graph(n=5, directed=True)", None)])
+@pytest.mark.parametrize(("spec", "weights"), [
+    ("paper6", "averaging"), pytest.param("cycle_graph(n=5, directed=True)", None, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_quadratics_end_in_the_fixed_point_of_diffusion(run, spec, weights):
     """(I - (A' x I)(I - mu D)) vec W = (A' x I) mu D c, with D_k = (I - a H_k) H_k (I - a H_k): exact, bias and all."""
     network = networks.load(spec, weights=weights)
@@ -294,7 +296,7 @@ def test_quadratics_end_in_the_fixed_point_of_diffusion(run, spec, weights):
 
 def sinusoids(agents=6, hidden=(5,), **settings):
     small = {"model": {"name": "mlp", "hidden": list(hidden)}, "tasks": 2, "shots": 4, "queries": 4, "iterations": 6,
-             "eval_tasks": 2, "eval_steps": [1], "dtype": "float64", "engine": "traced"}  # fmt: skip
+             "eval_tasks": 2, "eval_steps": [1], "dtype": "float64", "engine": "eager"}  # fmt: skip
     return build(config.load(settings=small | settings), agents)
 
 
@@ -350,7 +352,7 @@ def centralised(workload) -> Tensor:
     return w
 
 
-@pytest.mark.parametrize("runtime", ["agents", "simulator"])
+@pytest.mark.parametrize("runtime", [pytest.param("agents", marks=pytest.mark.slow), "simulator"])
 def test_all_hearing_all_with_sgd_and_a_common_start_is_centralised_maml(runtime):
     """A = 11'/K; not so with an Adam for each agent, which scales what it has not yet averaged."""
     def final(optimizer):
@@ -390,7 +392,7 @@ def test_combining_first_is_the_same_orbit_seen_before_combining(runtime):
 
 
 @pytest.mark.parametrize("strategy", ["diffusion", "cta"])
-@pytest.mark.parametrize("runtime", [agents_loop, simulated])
+@pytest.mark.parametrize("runtime", [pytest.param(agents_loop, marks=pytest.mark.slow), simulated])
 def test_local_steps_are_as_many_adapts_between_two_exchanges(runtime, strategy):
     """Three steps and one exchange, four times over: written out, bit for bit, each step with its own tasks."""
     network, workload = networks.load("paper6"), sinusoids(init="separate")
@@ -412,15 +414,16 @@ def test_local_steps_are_as_many_adapts_between_two_exchanges(runtime, strategy)
 
 
 @pytest.mark.parametrize("settings", [
-    {"dtype": "float32", "optimizer": "adam"},
+    {"dtype": "float32", "optimizer": "adam", "engine": "traced"},
     {"strategy": "cta", "init": "separate", "optimizer": "momentum"},
-    {"local_steps": 2, "dtype": "float32", "optimizer": "adam", "algorithm": {"name": "dif-maml", "inner": "anil"}},
+    pytest.param({"local_steps": 2, "dtype": "float32", "optimizer": "adam",
+                  "algorithm": {"name": "dif-maml", "inner": "anil"}}, marks=pytest.mark.slow),
 ], ids=["adam", "combine first", "local steps"])  # fmt: skip
 def test_the_exact_simulator_ends_in_the_bits_of_the_agents(settings):
     """Launch models and optimiser states alike, on the paper's six agents."""
     workload, network = sinusoids(**settings), networks.load("paper6")
     steps = compile_kernels(workload, print)
-    assert steps.engine == "traced"
+    assert steps.engine == settings.get("engine", "eager")
     states = by_agents(workload, steps, network)
     told = run_simulator(workload, steps, network, exact(workload, steps))
     for state, tensors in zip(states, told, strict=True):
@@ -428,7 +431,8 @@ def test_the_exact_simulator_ends_in_the_bits_of_the_agents(settings):
             assert np.array_equal(mine.reshape(-1).numpy(), other)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance", "together"), [("float32", 1e-5, 64), ("float64", 1e-10, 4)])
+@pytest.mark.parametrize(("dtype", "tolerance", "together"), [
+    pytest.param("float32", 1e-5, 64, marks=pytest.mark.slow), ("float64", 1e-10, 4)])  # fmt: skip
 def test_the_batched_simulator_differs_in_the_last_bits_alone(dtype, tolerance, together, monkeypatch):
     """Also where the last block of agents overlaps the one before."""
     monkeypatch.setattr(stacked, "MOST_TOGETHER", together)
@@ -461,6 +465,7 @@ def test_asynchronous_rounds_without_staleness_are_synchronous_rounds(spec):
 # --- Theorem 1 -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_disagreement_stays_below_theorem_1_and_falls_with_the_square_of_the_step():
     """From a common start, at every iteration: (1/K) sum ||w_k - w_c||^2 <= mu^2 l^2/(1-l)^2 max (1/K) sum ||g_k||^2.
 

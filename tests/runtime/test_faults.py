@@ -22,13 +22,14 @@ def begin(running, tmp_path, *words: str):
 
 def test_a_killed_agent_is_missed_by_its_neighbours_and_nobody_hangs(running, tmp_path):
     """kill -9: both neighbours go on without it, the run ends on time, and the exit status tells the truth."""
-    launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--iterations", "150", "--engine", "eager",
-                           "--eval-every", "150", "--eval-tasks", "4", "--quiet")  # fmt: skip
+    launcher, pids = begin(running, tmp_path, "--topology", "cycle_graph(n=4)", "--iterations", "100", "--engine",
+                           "eager", "--tasks", "1", "--set", "test_tasks=0", "--eval-every", "100", "--eval-tasks",
+                           "4", "--quiet")  # fmt: skip
     until(lambda: events(tmp_path, "Pulse") and events(tmp_path, "Pulse")[-1]["iteration"] > 5, "some iterations")
     os.kill(pids[2], signal.SIGKILL)
     assert launcher.wait(60) == 1
     summary = json.loads((tmp_path / "runs/latest/run.json").read_text())
-    assert summary["state"] == "failed" and summary["lost_agents"] == [2] and summary["iterations"] == 150
+    assert summary["state"] == "failed" and summary["lost_agents"] == [2] and summary["iterations"] == 100
     assert summary["one_sided_exchanges"] == 0 and summary["missed_exchanges"] > 0
     assert {(e["agent"], e["neighbour"]) for e in events(tmp_path, "NeighbourLost")} == {(1, 2), (3, 2)}
     [lost] = events(tmp_path, "AgentLost")
@@ -36,6 +37,7 @@ def test_a_killed_agent_is_missed_by_its_neighbours_and_nobody_hangs(running, tm
     assert (tmp_path / "runs/latest/launch-model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_frozen_agent_is_left_behind(running, tmp_path):
     """SIGSTOP is seen by no transport: beats are missed, the others go on, and the frozen process is ended.
 
@@ -51,6 +53,7 @@ def test_a_frozen_agent_is_left_behind(running, tmp_path):
     assert set(reasons) == {(3, 4), (5, 4)} and all("silent" in reason for reason in reasons.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sig", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_stops_everybody_after_the_same_iteration(running, tmp_path, sig, status):
     """Ctrl-C once: agents end together, everything is written."""
@@ -64,6 +67,7 @@ def test_an_interrupt_stops_everybody_after_the_same_iteration(running, tmp_path
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
 
 
+@pytest.mark.slow
 def test_two_interrupts_kill(running, tmp_path):
     """Ctrl-C twice ends at once."""
     launcher, pids = begin(running, tmp_path, "--topology", "ring6", *LONG)
@@ -75,6 +79,7 @@ def test_two_interrupts_kill(running, tmp_path):
     assert launcher.wait(30) == 130
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_launcher(running, tmp_path):
     """SIGKILL of the launcher ends its host, its agents and their sockets (the fixture looks for all three)."""
     launcher, pids = begin(running, tmp_path, "--topology", "ring6", *LONG)
@@ -82,6 +87,7 @@ def test_nothing_outlives_a_killed_launcher(running, tmp_path):
     until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids.values()), "the agents' end", 20)
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_host(running, tmp_path):
     """SIGKILL of the host ends its agents; the launcher says what it has lost and exits with status 1."""
     import psutil
@@ -93,6 +99,7 @@ def test_nothing_outlives_a_killed_host(running, tmp_path):
     until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids.values()), "the agents' end", 20)
 
 
+@pytest.mark.slow
 def test_strangers_bytes_are_refused_and_counted(running, tmp_path):
     """Random bytes on an agent's port, and on the registry's, change nothing."""
     import psutil
@@ -107,6 +114,7 @@ def test_strangers_bytes_are_refused_and_counted(running, tmp_path):
     assert launcher.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_divergence_is_said_and_no_state_that_is_not_finite_travels(difnet):
     """An absurd outer rate: exit status 1, and the reason with its remedy in the log."""
     done = difnet("launch", "--topology", "ring6", "--iterations", "50", "--engine", "eager", "--optimizer", "sgd",
@@ -116,6 +124,7 @@ def test_divergence_is_said_and_no_state_that_is_not_finite_travels(difnet):
     assert "no longer finite" in done.err and "--outer-lr" in done.err
 
 
+@pytest.mark.slow
 def test_an_error_in_a_users_own_task_is_shown_with_its_last_lines(difnet, tmp_path):
     """Agent 1's own code fails in the middle: which agent, how it ended, and the traceback's end."""
     (tmp_path / "mine.py").write_text(
@@ -152,6 +161,7 @@ def test_a_second_agent_of_the_same_number_is_refused(tmp_path):
                     second.expect("peers", 5)
 
 
+@pytest.mark.slow
 def test_divergence_in_the_simulator_fails_as_it_does_in_the_network(difnet):
     done = difnet("simulate", "--topology", "ring6", "--iterations", "50", "--engine", "eager", "--optimizer", "sgd",
                   "--outer-lr", "1e30", "--eval-tasks", "4", "--json")  # fmt: skip

@@ -75,6 +75,7 @@ def held(running: Callable[..., Popen], tmp_path: Path) -> Callable[..., Run]:
     return begin
 
 
+@pytest.mark.slow
 def test_a_killed_client_is_missed_and_the_others_do_all_rounds(held, tmp_path):
     """kill -9: the hub goes on with those who are left, and the exit status tells the truth."""
     run = held()
@@ -90,6 +91,7 @@ def test_a_killed_client_is_missed_and_the_others_do_all_rounds(held, tmp_path):
     assert summary["server"]["abandoned_rounds"] == 0 and (run.folder / "runs/latest/launch-model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_without_its_hub_every_client_ends_and_says_why(held):
     """The hub is killed: nobody waits for it, neither those that have answered nor the one that still computes.
 

@@ -81,6 +81,7 @@ def test_what_is_left_of_another_run_with_the_same_token_is_not_heard(registry):
     assert not registry.hosts["here"].supervises
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("endpoint", "reason"), [
     ("tcp://127.0.0.1:{closed}", "connection refused"),
     ("tcp://nobody.invalid:5600", ""),  # each system has words of its own for it
@@ -94,6 +95,7 @@ def test_a_registry_that_is_not_there_ends_a_host_with_the_reason_and_status_3(d
     assert "was not reached within 0 s: " + reason in done.err and "start this host again" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "said"), [
     (("--agents", "0", "--token", "x", "--registry", "10.0.0.1:5600"), "it looks like tcp://HOST:PORT"),
     (("--agents", "0", "--token", "x", "--registry", "tcp://here:port"), "it looks like tcp://HOST:PORT"),
@@ -106,6 +108,7 @@ def test_a_wrong_word_of_the_contract_costs_one_line(difnet, words, said):
     assert done.status == 2 and said in done.err and "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_what_listens_there_may_be_no_registry(monkeypatch):
     """Somebody answers the telephone and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -186,6 +189,7 @@ def test_a_name_that_never_resolves_is_named_when_patience_ends(monkeypatch):
             dialler.join({0: "tcp://agent-0:41000"}, 0.3)
 
 
+@pytest.mark.slow
 def test_what_an_agent_prints_is_kept_with_the_run_though_its_host_writes_no_file(difnet, tmp_path):
     """Also what is no whole line, and a character that comes in two pieces."""
     (tmp_path / "loud.py").write_text(
@@ -250,6 +254,7 @@ def test_an_agent_that_closes_its_outputs_costs_its_host_nothing():
                     ("exited", {"agent": 7, "status": "killed by SIGTERM", "log_tail": "farewell"})]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_hosts_of_one_machine_may_have_its_one_address(running, tmp_path):
     """What they are called must not be what they advertise: each has agents of its own."""
     registry = f"tcp://127.{random.randrange(2, 250)}.{random.randrange(250)}.{random.randrange(2, 250)}:5600"

@@ -14,7 +14,8 @@ from difnet.config import load
 from difnet.record import comparing, finding
 from difnet.runtime.simulation import simulate
 
-SMALL = ("--iterations", "30", "--tasks", "2", "--eval-every", "15", "--eval-tasks", "8", "--engine", "eager")
+SMALL = ("--iterations", "30", "--tasks", "2", "--eval-every", "15", "--eval-tasks", "8", "--engine", "eager",
+         "--set", "test_tasks=8")  # fmt: skip
 
 
 def states(folder: str) -> dict[str, np.ndarray]:
@@ -29,13 +30,14 @@ def states(folder: str) -> dict[str, np.ndarray]:
         pytest.param(("--topology", "ring6", "--optimizer", "sgd", "--outer-lr", "0.05", "--dtype", "float64"),
                      marks=pytest.mark.slow),
         ("--topology", "paper6", "--optimizer", "adam", "--weights", "averaging", "--init", "separate"),
-        ("--topology", "paper6", "--optimizer", "sgd", "--set", "transport=tcp"),
-        ("--topology", "ring6", "--strategy", "cta", "--local-steps", "3"),
+        pytest.param(("--topology", "paper6", "--optimizer", "sgd", "--set", "transport=tcp"), marks=pytest.mark.slow),
+        pytest.param(("--topology", "ring6", "--strategy", "cta", "--local-steps", "3"), marks=pytest.mark.slow),
         pytest.param(("--topology", "ring6", "--strategy", "centralised"), marks=pytest.mark.slow),
         pytest.param(("--topology", "paper6", "--strategy", "noncooperative"), marks=pytest.mark.slow),
         pytest.param(("--topology", "cycle_graph(n=5, directed=True)", "--set", "algorithm.inner=reptile"),
                      marks=pytest.mark.slow),
-        ("--topology", "star_graph(n=4)", "--set", "algorithm.inner=anil", "--inner-steps", "2"),
+        pytest.param(("--topology", "star_graph(n=4)", "--set", "algorithm.inner=anil", "--inner-steps", "2"),
+                     marks=pytest.mark.slow),
     ],
     ids=lambda words: "-".join(word.strip("-").split("(")[0] for word in words)[:60],
 )
@@ -79,6 +81,7 @@ def test_every_agent_is_a_process_of_its_own(running, tmp_path):
     assert launcher.wait(30) == 143
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_folder_that_was_promised(difnet, tmp_path):
     """Plain files, readable by other people's readers; the summary has the names that scripts rely on."""
     done = difnet("launch", "--topology", "ring6", *SMALL, "--json", "--seed", "3")
@@ -110,6 +113,7 @@ def test_a_run_leaves_the_folder_that_was_promised(difnet, tmp_path):
     assert {json.loads(line)["event"] for line in metrics} == {"Progress", "Evaluated"}
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_by_its_own_configuration(tmp_path):
     """A run's config.toml ends in the same launch model, in another folder."""
     words = {"topology": "paper6", "iterations": 30, "tasks": 2, "eval_tasks": 8, "engine": "eager", "seed": 5}
@@ -120,7 +124,8 @@ def test_a_run_is_repeated_by_its_own_configuration(tmp_path):
     assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("staleness", [0, 3])
 def test_asynchronous_rounds_learn_and_stay_within_their_bound(difnet, staleness):
     """No agent waits for a neighbour that is within the bound; everybody does all iterations."""
     words = ("--topology", "ring6", "--mode", "async", "--iterations", "150", "--engine", "eager", "--eval-tasks", "16")
@@ -133,6 +138,7 @@ def test_asynchronous_rounds_learn_and_stay_within_their_bound(difnet, staleness
         assert summary["missed_exchanges"] == 0
 
 
+@pytest.mark.slow
 def test_agents_in_the_foreground_join_a_network(tmp_path):
     """`difnet agent K` is an agent like any other: two of them find each other through a registry."""
     import sys

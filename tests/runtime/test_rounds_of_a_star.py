@@ -325,6 +325,7 @@ def test_what_is_no_state_is_refused_counted_and_never_averaged_in(bad):
         assert {k for k, _, i, _ in s.clients.calls if i == 1} == {1, 3}
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_a_good_state_after_a_bad_one_stays():
     """What was wrong is forgiven with the next state that is right: round 2 alone outlasts the hub's patience."""
 

@@ -78,9 +78,9 @@ BY_SAMPLES = ("server.sampling=samples", "server.aggregation=samples", "task.cli
 
 
 @pytest.mark.parametrize(("words", "uploads"), [
-    ((*STAR, *algorithm("fedmeta", "algorithm.inner=meta-sgd", "server.clients=2")), 16),
-    ((*STAR, *algorithm("fedprox", "server.fraction=0.6", *BY_SAMPLES), "--task", "synthetic", "--local-steps", "3"),
-     16),
+    pytest.param((*STAR, *algorithm("fedmeta", "algorithm.inner=meta-sgd", "server.clients=2")), 16, marks=slow),
+    pytest.param((*STAR, *algorithm("fedprox", "server.fraction=0.6", *BY_SAMPLES), "--task", "synthetic",
+                  "--local-steps", "3"), 16, marks=slow),
     pytest.param((*STAR, *algorithm("imaml", "algorithm.weight=20.0"), "--inner-steps", "2"), 24,
                  marks=slow),
     pytest.param((*RING, *algorithm("meta-backward", "offline_steps=5")), 4 * 2 * 9, marks=slow),
@@ -108,6 +108,7 @@ def test_a_run_of_processes_ends_in_the_same_bits_as_the_simulator(difnet, tmp_p
     assert network["loss"]["after"] != network["loss"]["first"]["after"]
 
 
+@pytest.mark.slow
 def test_meta_backward_begins_with_what_its_agents_learnt_alone_and_tests_the_plain_average_beside(difnet, tmp_path):
     """The offline start is recorded, agent by agent; the network's first model is the mean of the local ones."""
     done = difnet("launch", *STAR, *algorithm("meta-backward", "offline_steps=20", "offline_lr=0.01", "test_tasks=6"),
@@ -150,7 +151,8 @@ def plain_maml(workload: Workload, iterations: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("command", "dtype", "close"), [
-    ("launch", "float64", 1e-12), ("simulate", "float32", 1e-6), pytest.param("launch", "float32", 1e-6, marks=slow),
+    pytest.param("launch", "float64", 1e-12, marks=slow), ("simulate", "float32", 1e-6),
+    pytest.param("launch", "float32", 1e-6, marks=slow),
 ])  # fmt: skip
 def test_fedmeta_with_all_clients_and_sgd_is_centralised_maml_and_dif_maml_with_uniform_weights(
     difnet, tmp_path, command, dtype, close
@@ -203,6 +205,7 @@ def test_answers_by_samples_are_meant_as_by_hand(tmp_path):
 # --- what a run says it cost ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_documented_star_costs_what_the_closed_form_says_and_every_count_of_its_bytes_agrees(difnet, tmp_path):
     """10 rounds of 3 clients: 30 uploads of 32 * 1761 bits at B log2(5) and 2 W; a last call more goes down.
 
@@ -249,6 +252,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["launch", "simulate"])
 def test_a_run_stops_at_its_target_and_says_what_it_had_spent(difnet, here, tmp_path, command):
     """Long before its last iteration, with exit status 0; what it had spent is that of the first such validation."""

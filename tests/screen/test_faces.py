@@ -337,6 +337,7 @@ def test_the_table_reads_back(page, home):
 # The commands
 
 
+@pytest.mark.slow
 def test_report_prints_where_the_page_is(home, tmp_path):
     result = difnet("report", home / "ring12_diffusion_s0", "-o", tmp_path)
     assert result.exit_code == 0 and result.stdout == f"{tmp_path / 'report.html'}\n"

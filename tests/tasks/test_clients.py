@@ -95,6 +95,7 @@ def test_an_agent_looks_at_the_rows_of_its_own_clients_alone():
     assert all(own) and -1 not in set().union(*own) and sum(map(len, own)) == len(set().union(*own))
 
 
+@pytest.mark.slow
 def test_the_same_clients_are_cut_alike_in_every_process():
     program = ("from tests.tasks.test_clients import *\n"
                "print([rows(b) for part in ('validation', 'test') for t in federation().held_out(part) for b in t])\n"

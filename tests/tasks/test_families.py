@@ -58,7 +58,8 @@ def test_there_are_federations_to_test():
     assert {"synthetic", "launch federated"} <= {*FEDERATIONS}
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "miniimagenet" else [])
+                                  for name in RUNS])  # fmt: skip
 def test_network_task_model_and_algorithm_of_a_ready_made_run_fit_together(name):
     """Its last agent can take a step."""
     config = RUNS[name]
