@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.func import vmap
 
 from difnet.agent import aligned
-from difnet.algorithms import Info, State
+from difnet.algorithms import State
 from difnet.config import RunConfig
 from difnet.errors import Diverged
 from difnet.exchange.links import Counters
@@ -89,6 +90,8 @@ class Simulation:
         self._heard = np.zeros(topology.agents, dtype=np.int64)  # states heard, by agent
         self._steps_done = np.zeros(topology.agents, dtype=np.int64)
         self._abandoned = 0
+        self._sums: dict[str, Tensor] = {}  # of what the algorithm reports, by agent, since it was told last
+        self._summed = np.zeros(topology.agents, dtype=np.int64)  # over so many iterations
 
     def diffuse(self, adapt: Adapt) -> str:
         """Adapt, exchange, combine, for all agents at once. Returns "done" or "stopped"."""
@@ -103,10 +106,10 @@ class Simulation:
         for i in range(1, config.iterations + 1):
             if config.strategy == "cta":
                 state = self._combine(state, mixed(i - 1, state.w))
-            state, info = self._local_steps(adapt, state, i, everybody)
+            state = self._local_steps(adapt, state, i, everybody)
             state = self._combine(state, state.phi if config.strategy == "cta" else mixed(i - 1, state.phi))
             self._exchanged()
-            if self._report(i, everybody, state.w, info, everybody):
+            if self._report(i, everybody, state.w):
                 break
         return self._finish(i, {k: row_of(state, k) for k in everybody})
 
@@ -128,14 +131,14 @@ class Simulation:
             called = self.workload.server_rounds.called(i - 1)
             rows = [clients.index(k) for k in called]
             state = with_rows(state, rows, self._combine(rows_of(state, rows), served.w.expand(len(rows), -1)))
-            state, info = self._local_steps(adapt, state, i, rows)
+            state = self._local_steps(adapt, state, i, rows)
             self._heard[called] += 1
             self._answered(called)
             taken = list(zip(called, rows, strict=True))[: self.workload.server_rounds.wanted]  # nobody is late here
             mean = self.workload.server_rounds.mean({k: state.phi[r].cpu().numpy() for k, r in taken})
             self._abandoned += mean is None
             served = served if mean is None else server.step(served, aligned(mean).to(config.device))
-            if self._report(i, [hub], served.w[None], info, called):
+            if self._report(i, [hub], served.w[None]):
                 break
         state = self._combine(state, served.w.expand_as(state.w))
         self._heard[clients] += 1
@@ -153,17 +156,22 @@ class Simulation:
                 states.append(self.workload.first_state(k))
         return stack_states(states)
 
-    def _local_steps(self, adapt: Adapt, state: State, i: int, rows: Sequence[int]) -> tuple[State, Info]:
-        local_steps = self.config.local_steps
+    def _local_steps(self, adapt: Adapt, state: State, i: int, rows: Sequence[int]) -> State:
+        local_steps, agents = self.config.local_steps, [self.workload.clients[r] for r in rows]
         for step in range((i - 1) * local_steps, i * local_steps):
             if step > (i - 1) * local_steps:
                 state = state._replace(w=state.phi)
             state, info = adapt(state, step, rows)
-        self._steps_done[[self.workload.clients[r] for r in rows]] += local_steps
+        self._steps_done[agents] += local_steps
         if not state.phi.isfinite().all():
             raise Diverged(f"iteration {i}: an intermediate state is no longer finite; a smaller --outer-lr or "
                            f"--inner-lr may help")  # fmt: skip
-        return state, info
+        for name, figures in info.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros(self.topology.agents, dtype=torch.float64, device=figures.device)
+            self._sums[name][agents] += figures.double()
+        self._summed[agents] += 1
+        return state
 
     def _exchanged(self) -> None:
         self._uploads += self._degrees
@@ -172,14 +180,14 @@ class Simulation:
     def _answered(self, clients: Sequence[int]) -> None:
         self._uploads[clients] += 1
 
-    def _report(self, i: int, holders: Sequence[int], w: Tensor, info: Info, adapted: Sequence[int]) -> bool:
+    def _report(self, i: int, holders: Sequence[int], w: Tensor) -> bool:
         """What the recorder hears after an iteration; whether it was the last one."""
         if i % self.workload.measure_every == 0 and i % self.config.eval_every and i < self.config.iterations:
             for r, k in enumerate(holders):
                 self.recorder.record(Snapshot(k, i), [w[r].cpu().numpy()])
         last = i == self.config.iterations or bool(self._stop)
         if time.monotonic() - self._progressed_at > PROGRESS_S or last or i % self.config.eval_every == 0:
-            self._progress(i, info, adapted)
+            self._progress(i)
         if i % self.config.eval_every == 0 or last:
             for r, k in enumerate(holders):
                 self._evaluate(k, i, w[r])
@@ -199,20 +207,21 @@ class Simulation:
         served = Served(answers, int(self._steps_done.sum()), self._abandoned) if is_hub else None
         return Account(counters, int(self._steps_done[k]), served)
 
-    def _progress(self, i: int, info: Info, adapted: Sequence[int]) -> None:
+    def _progress(self, i: int) -> None:
         self._progressed_at, agents = time.monotonic(), self.topology.agents
         pss = memory_pss()
         usage = Usage((cpu_seconds() - self._cpu_from) / agents, pss // agents if pss else None,
                       memory_peak() // agents)  # fmt: skip
-        told = {name: dict(zip(adapted, figures.tolist(), strict=True)) for name, figures in info.items()}
-        for k in range(agents):
-            means = {name: by_agent[k] for name, by_agent in told.items() if k in by_agent}
+        sums = {name: figures.tolist() for name, figures in self._sums.items()}
+        for k, count in enumerate(self._summed.tolist()):
+            means = {name: by_agent[k] / count for name, by_agent in sums.items()} if count else {}
             self.recorder.record(self._account(k).progress(k, i, means, usage))
+        self._sums, self._summed = {}, np.zeros(agents, dtype=np.int64)
         self.recorder.pulse()
 
     def _finish(self, i: int, states: dict[int, State]) -> str:
         ended = "done" if i == self.config.iterations or self.recorder.target_reached else "stopped"
-        self._progress(i, {}, [])
+        self._progress(i)
         for k, state in sorted(states.items()):
             for l, sent in self._edges(k):
                 self.recorder.record(Edge(k, l, sent * self._state_bytes, 0, sent))

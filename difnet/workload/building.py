@@ -120,8 +120,11 @@ def _check_family(workload: Workload) -> int:
         sizes = {t.shape[0] for batch in tasks for t in batch}
         if sizes != {config.tasks}:
             raise ConfigError(f"task {name!r}: draw(count={config.tasks}) returned leading sizes {sorted(sizes)}")
+        w = workload.first_launch_model(k)
+        for x, y in tasks:
+            _refuse_pairs(name, workload.model(w, x[0]), y[0])
         x, y = tasks.support
-        loss = workload.loss(workload.first_launch_model(k), (x[0], y[0]))
+        loss = workload.loss(w, (x[0], y[0]))
         if loss.shape == ():
             workload.algorithm.adapt(workload.first_state(k), tasks)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -130,3 +133,20 @@ def _check_family(workload: Workload) -> int:
     if loss.shape != ():
         raise ConfigError(f"task {name!r}: its loss has shape {tuple(loss.shape)}; it must be a mean, a scalar")
     return sum(t.numel() for batch in tasks for t in batch)
+
+
+def _refuse_pairs(task: str, prediction: Tensor, target: Tensor) -> None:
+    """Refuse targets that broadcast: a difference of (n,) and (n, 1) is (n, n), every sample against every other one.
+
+    Whatever the loss makes of that, it is a number, and training goes on to predict the mean.
+
+    Raises: ConfigError, naming both shapes.
+    """
+    try:
+        together = torch.broadcast_shapes(prediction.shape, target.shape)
+    except RuntimeError:
+        return  # a loss that takes these knows what it does, as the cross entropy of logits (n, C) and classes (n,)
+    if together.numel() > max(prediction.numel(), target.numel()):
+        raise ConfigError(f"task {task!r}: its targets have shape {tuple(target.shape)} and the model's predictions "
+                          f"{tuple(prediction.shape)}, so a loss would compare every sample with every other one; give "
+                          f"targets of the predictions' shape")  # fmt: skip
