@@ -15,6 +15,7 @@ from difnet.data.sources import SOURCES
 from tests.conftest import REPOSITORY
 
 SHORT = ("--iterations", "4", "--tasks", "1", "--eval-tasks", "2", "--eval-every", "4", "--engine", "eager")
+COMPILING_S = 400  # some of them compile, on two busy cores and with nothing in the cache
 NEEDS_A_RUN = ("watch", "report", "compare", "evaluate", "fit", "export")
 slow = pytest.mark.slow
 PLUMBING = ("host", "agent", "bench")  # they need a registry, or minutes; tested elsewhere
@@ -111,7 +112,7 @@ def test_a_documented_command_works(line, difnet, tmp_path):
     if line.split()[1] in NEEDS_A_RUN or "from:" in line:
         for _ in range(2):
             assert difnet("simulate", "--topology", "ring6", *SHORT, "--quiet").status == 0
-    done = difnet(*shortened(line))
+    done = difnet(*shortened(line), timeout_s=COMPILING_S)
     assert ended_well(line, done.status), done.err
 
 
@@ -129,7 +130,7 @@ def test_every_example_behind_help_works(examples, difnet, tmp_path):
                 continue
             arguments = [word for given in shortened(line.partition(" > ")[0])
                          for word in (sorted(map(str, tmp_path.glob(given))) if "*" in given else [given])]
-            done = difnet(*arguments)
+            done = difnet(*arguments, timeout_s=COMPILING_S)
             if not ended_well(line, done.status):
                 failed[line] = done.err
     assert not failed
