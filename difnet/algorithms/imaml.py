@@ -36,9 +36,9 @@ def imaml(
         to whose diagonal `damping` is added; the hub shortens a mean gradient longer than `clip`. The
         defaults, lambda = 2 and 5 steps, are those of Meta-Backward's comparison.
     Reports: "loss", "proximal_residual", "cg_residual", "negative_curvature": see `difnet.maths.implicit.imaml`.
-    Where "negative_curvature", a number of tasks a step, is not 0, a greater `weight` is due. Seen with the 1-40-40-1 ReLU network on sinusoids
-    of amplitude 3: near its first models the least eigenvalue of H is -3 to -10; 2 is too small for most tasks, 20 for
-    none.
+    Where "negative_curvature", a number of tasks a step, is not 0, a greater `weight` is due. Seen with the 1-40-40-1
+    ReLU network on sinusoids of amplitude 3: near its first models the least eigenvalue of H is -3 to -10; 2 is too
+    small for most tasks, 20 for none.
     Raises: ConfigError for an option that is out of range.
     """
     amount("weight", weight, or_zero=False)
