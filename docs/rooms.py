@@ -96,7 +96,7 @@ def question(room: str) -> str:
     path = path if path.exists() else PACKAGE / ("__init__.py" if room == FRONT_DOOR else f"{room}.py")
     text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
     end = min((place for mark in ("? ", ". ") if (place := text.find(mark)) > 0), default=len(text))
-    return text[: end + 1].rstrip(".:")
+    return text[: end + 1].rstrip(".:").removeprefix("difnet: ")
 
 
 class Place(NamedTuple):

@@ -2,15 +2,11 @@
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from difnet.screen.terminal import Screen, console
-
-if TYPE_CHECKING:
-    pass
-
 
 EXIT_STATUS = {"done": 0, "failed": 1, "SIGINT": 130, "SIGTERM": 143}
 TARGET_MISSED = 4

@@ -3,15 +3,11 @@
 import importlib.metadata
 import importlib.util
 import shutil
-from typing import TYPE_CHECKING
 
 from difnet.doctor.finding import OK, WARN, Ask, Finding
 from difnet.places.compose import versions
 from difnet.record.formatting import printable
 from difnet.system.programs import ask
-
-if TYPE_CHECKING:
-    pass
 
 
 def docker(ask: Ask = ask) -> Finding:

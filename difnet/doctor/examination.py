@@ -21,6 +21,7 @@ from difnet.system import energy
 if TYPE_CHECKING:
     from difnet.topology import Topology
 
+
 def examine(
     topology: "Topology", here: int, runs: Path, data_dir: str | None = None, smoke: bool = False
 ) -> dict[str, Finding]:

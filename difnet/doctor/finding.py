@@ -1,13 +1,9 @@
 """What does a check find?"""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from difnet.system.programs import Answer
-
-if TYPE_CHECKING:
-    pass
-
 
 OK, WARN, FAIL = "ok", "warn", "fail"  # from good to bad
 Ask = Callable[[list[str]], Answer]

@@ -5,14 +5,9 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from difnet.doctor.finding import FAIL, OK, WARN, Finding
 from difnet.record.formatting import bytes_text, printable
-
-if TYPE_CHECKING:
-    pass
-
 
 LEAST_FREE, SOME_FREE = 64 * 2**20, 2**30
 SOCKET_PATH_BYTES, SOCKET_NAME = 107, "difnet-4194304-abcdefgh/registry"  # of an ipc socket, in the temporary folder

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from difnet.doctor.finding import OK, WARN, Ask, Finding
 from difnet.record.formatting import printable
 from difnet.system import energy
 from difnet.system.programs import ask
-
-if TYPE_CHECKING:
-    pass
 
 
 def compiler(ask: Ask = ask) -> Finding:

@@ -3,15 +3,10 @@
 import json
 import sys
 import tempfile
-from typing import TYPE_CHECKING
 
 from difnet.doctor.finding import FAIL, OK, Finding
 from difnet.record.formatting import printable, time_text
 from difnet.system.programs import ask
-
-if TYPE_CHECKING:
-    pass
-
 
 SMOKE_S = 240.0
 SMOKE_ITERATIONS = 20

@@ -4,13 +4,9 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
-from typing import TYPE_CHECKING
 
 from difnet.doctor.finding import FAIL, OK, WARN, Finding
 from difnet.record.formatting import printable
-
-if TYPE_CHECKING:
-    pass
 
 
 def requirement(package: str) -> str:

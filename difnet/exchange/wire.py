@@ -131,6 +131,10 @@ def pack_control(kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray])
 
 
 def unpack_control(frames: list[bytes]) -> tuple[str, dict[str, Any], list[np.ndarray]]:
+    """A control message's kind, body and tensors, as `pack_control` put them.
+
+    Raises: WireError, if they are not as announced.
+    """
     kind, body = unpack_document(frames[0])
     dtypes = body.pop("dtypes", [])
     if not isinstance(dtypes, list) or len(dtypes) != len(frames) - 1:
@@ -144,6 +148,10 @@ def unpack_control(frames: list[bytes]) -> tuple[str, dict[str, Any], list[np.nd
 
 
 def natural_number(body: dict[str, Any], name: str) -> int:
+    """A whole number from 0 up in a message's body.
+
+    Raises: WireError, if it is none.
+    """
     value = body.get(name)
     if type(value) is not int or value < 0:
         raise WireError(f"{name} is not a natural number")

@@ -1,12 +1,9 @@
 """In what do two runs differ? In their settings, or in the bits they ended in."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from difnet.record.run import Run
-
-if TYPE_CHECKING:
-    pass
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

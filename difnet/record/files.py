@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from difnet.config import RunConfig
 from difnet.errors import ConfigError, RunFolderError
-from difnet.record.events import Event, from_dict  # fmt: skip
+from difnet.record.events import Event, from_dict
 
 
 class TaskScore(NamedTuple):
@@ -35,6 +35,10 @@ class TaskScore(NamedTuple):
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is no file.
+
+    Raises: RunFolderError, if it is damaged.
+    """
     if not path.is_file():
         return {}
     try:
@@ -47,6 +51,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
+    """The table in a TOML file; {} where there is no file.
+
+    Raises: RunFolderError, if it is damaged.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
@@ -63,6 +71,10 @@ def read_events(path: Path) -> list[Event]:
 
 
 def parse_event(path: Path, number: int, line: bytes) -> Event:
+    """The event in one line of a JSON-lines file.
+
+    Raises: RunFolderError, naming the file and the line.
+    """
     try:
         return from_dict(json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
@@ -73,6 +85,10 @@ def parse_event(path: Path, number: int, line: bytes) -> Event:
 
 
 def read_scores(path: Path) -> list[TaskScore]:
+    """The rows of test.csv, in order.
+
+    Raises: RunFolderError, if it is damaged.
+    """
     def number(text: str) -> float:
         return float(text) if text else float("nan")
 

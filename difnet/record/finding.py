@@ -3,15 +3,11 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from difnet.errors import RunFolderError, did_you_mean
-from difnet.record.events import Event, RunEnded  # fmt: skip
+from difnet.record.events import Event, RunEnded
 from difnet.record.files import parse_event, read_config, read_events, read_json
 from difnet.record.run import Run
-
-if TYPE_CHECKING:
-    pass
 
 
 def load(path: str | Path) -> Run:

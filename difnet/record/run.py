@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from difnet.errors import RunFolderError
-from difnet.record.events import Evaluated, Event, Measured, Progress, Ready, RunStarted, Tested, Validated  # fmt: skip
+from difnet.record.events import Evaluated, Event, Measured, Progress, Ready, RunStarted, Tested, Validated
 from difnet.record.files import TaskScore, read_events, read_scores
 
 if TYPE_CHECKING:

@@ -39,6 +39,8 @@ from difnet.workload.kernels import Kernels, compile_kernels, describe
 from difnet.workload.local_training import train_alone
 
 PROGRESS_S = 1.0
+
+
 def simulate(config: RunConfig, listen: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
     """Run a whole network in this process; returns its summary.
 

@@ -21,6 +21,7 @@ from difnet.workload import TaskStream, Workload, engine, steps_of
 from difnet.workload.kernels import Kernels, flat_adapt, unflatten_step
 
 MOST_TOGETHER = 64  # agents in one call of the batched kernel on a CPU: more would leave the cache
+
 # Here one State holds all agents with tasks, one after the other along the first axis: w (K, L), phi (K, L), slots
 # (K, ...). A row r is agent workload.clients[r], which is agent r itself where nobody serves.
 Adapt = Callable[[State, int, Sequence[int]], tuple[State, Info]]  # (states, step, rows that adapt) -> figures (rows,)
@@ -41,6 +42,7 @@ def row_of(state: State, r: int) -> State:
 
 
 def rows_of(state: State, rows: Sequence[int]) -> State:
+    """The states of some rows."""
     chosen = list(rows)
     return State(state.w[chosen], state.phi[chosen], tuple(slot[chosen] for slot in state.slots))
 

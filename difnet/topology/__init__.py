@@ -209,4 +209,5 @@ def _matrix(values: Any, agents: int) -> Array:
 
 
 def known_rules() -> str:
+    """The rules for weights, as an error message lists them."""
     return ", ".join(RULES)

@@ -12,6 +12,7 @@ from difnet.errors import TopologyError, did_you_mean
 from difnet.topology.graphs import MAX_AGENTS, MAX_EDGES, checked, first_line, is_number, numbered, short
 
 _Size = Callable[..., float]
+
 # How many agents a generator makes, where that is not its largest argument; and edges, where they may be very many.
 _AGENTS: Mapping[str, _Size] = {
     "barbell": lambda m1, m2: 2 * m1 + m2,

@@ -12,11 +12,12 @@ import networkx as nx
 
 from difnet.errors import TopologyError
 
-pass
-
 MAX_AGENTS = 10_000
 MAX_EDGES = 2_000_000
+
+
 def is_number(value: Any) -> bool:
+    """Whether a value is a number, which True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -86,20 +87,24 @@ def _whole(label: Any) -> int | None:
 
 
 def refuse_agents(agents: int) -> None:
+    """Raises: TopologyError, if there are too many."""
     if agents > MAX_AGENTS:
         raise TopologyError(f"graph has more than {MAX_AGENTS} agents, the limit. Take a part of it.")
 
 
 def refuse_twice(names: Counter[Any]) -> None:
+    """Raises: TopologyError, if an agent is listed more than once."""
     if twice := [name for name, times in names.items() if times > 1]:
         raise TopologyError(f"agent {twice[0]!r} is listed {names[twice[0]]} times. List every agent once.")
 
 
 def short(text: str) -> str:
+    """A text as an error message may quote it."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, as far as one line goes."""
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 

@@ -26,6 +26,8 @@ from difnet.workload.server_rounds import ServerRounds
 MOST_MEASURED = 2**16  # values of a model that is small enough to travel for every measurement
 OFFLINE_STEPS = 2000  # unless told
 VALIDATED, FEW_VALIDATED = 100, 20  # tasks of a validation, unless told
+
+
 @dataclass(frozen=True)
 class Workload:
     """One run's algorithm, task family and model, before anything is traced or compiled."""
