@@ -53,6 +53,7 @@ class Recorder:
         self._states: dict[int, np.ndarray] = {}
         self._tested: list[Tested] = []
         self.meters = Meters()
+        self._preparation_joules: float | None = None
         self.folder = make_folder(config, self.started_at)
         self._write_description()
 
@@ -89,6 +90,7 @@ class Recorder:
         Args: `prepared`, the fields of Facts that are known by then: all but how long it took.
         """
         f = self.facts = Facts(**prepared, ready_s=time.monotonic() - self.began)
+        self._preparation_joules = self.meters.begin()  # compiling kernels, reading data: told apart
         self.tally.server = f.server
         if f.server is not None:
             self.topology = self.topology.served()
@@ -176,7 +178,8 @@ class Recorder:
         target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
         about = {"run": self.folder.name, "command": self.command, "state": state, "seconds": seconds,
                  "folder": str(self.folder), "target": target}  # fmt: skip
-        told = summarise(about, self.config, self.topology, g, self.facts, self._tested, self._energy())
+        told = summarise(about, self.config, self.topology, g, self.facts, self._tested,
+                         self._energy() | {"preparation_joules": self._preparation_joules})  # fmt: skip
         summary = finite_or_none(told | ({"reason": reason} if reason else {}))
         (self.folder / "run.json").write_text(json.dumps(summary, indent=2, allow_nan=False))
         self.emit(RunEnded(state, summary))

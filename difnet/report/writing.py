@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Of a summary: null where there is none, which is not the same as unknown.
-OPTIONAL = ("server", "offline", "target", "accuracy", "test", "place", "bytes.up", "bytes.down")
+OPTIONAL = ("server", "offline", "target", "accuracy", "test", "place", "bytes.up", "bytes.down",
+            "energy.preparation_joules")  # fmt: skip
 
 
 def write(runs: Sequence[Run], folder: str | Path, targets: Sequence[Target] = ()) -> Path:

@@ -42,7 +42,7 @@ class Counter(NamedTuple):
 
 
 class Meter:
-    """Counts from its making.
+    """Counts from its making, or from when it was begun anew.
 
     Ask it more often than a counter wraps, once a minute at least: two wraps between two readings look like one.
     """
@@ -52,8 +52,14 @@ class Meter:
         self._last_uj = {name: counter.start_uj for name, counter in self._counters.items()}
         self._total_uj = 0.0
 
+    def begin(self) -> float | None:
+        """Count from now on. Returns the joules counted until now; None where no counter can be read."""
+        lost = self._take_readings()
+        counted, self._total_uj = self._total_uj, 0.0
+        return None if len(lost) == len(self._counters) else counted / 1e6
+
     def so_far(self, cpu_s: float | None) -> dict[str, Any]:
-        """The energy since the meter was made: joules, source and quality; it never raises.
+        """The energy since then: joules, source and quality; it never raises.
 
         "measured" is all that RAPL counts here. "estimated" is `cpu_s`, the processor seconds since then, as energy; or
         what RAPL told of a part, when a counter cannot be read any more. The source says which, and why.
@@ -97,6 +103,13 @@ class Meters:
     def __init__(self) -> None:
         self._own, self._here = Meter(), machine_id()
         self._elsewhere: dict[str, tuple[set[int], dict[str, Any]]] = {}  # machine -> its agents, its latest reading
+        self._before: dict[str, float] = {}  # machine -> its joules when we began
+
+    def begin(self) -> float | None:
+        """Count from now on, on every machine. Returns the joules measured until now; None where none were."""
+        own = self._own.begin()
+        self._before = {there: told["joules"] for there, (_, told) in self._elsewhere.items() if told["joules"]}
+        return None if own is None and not self._before else (own or 0.0) + sum(self._before.values())
 
     def heard(self, there: str, agents: Iterable[int], reading: dict[str, Any]) -> None:
         """Take in what a host's meter says of its machine; hosts on one machine read the same counters."""
@@ -110,9 +123,9 @@ class Meters:
         Args: `cpu_s`, the processor seconds of each agent: an estimate of them stands for a machine without counters.
         """
         away = set().union(*(agents for agents, _ in self._elsewhere.values()))
-        told = [reading if reading["joules"] is not None else
-                {**reading, "joules": WATTS_PER_BUSY_CORE * sum(cpu_s.get(k, 0.0) for k in agents)}
-                for agents, reading in self._elsewhere.values()]  # fmt: skip
+        told = [{**reading, "joules": WATTS_PER_BUSY_CORE * sum(cpu_s.get(k, 0.0) for k in agents)
+                 if reading["joules"] is None else reading["joules"] - self._before.get(there, 0.0)}
+                for there, (agents, reading) in self._elsewhere.items()]  # fmt: skip
         here = [s for k, s in cpu_s.items() if k not in away]
         return together([*([self._own.so_far(sum(here))] if here or not told else []), *told])
 

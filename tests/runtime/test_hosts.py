@@ -227,6 +227,18 @@ def test_the_energy_of_machines_without_counters_is_estimated_from_their_own_age
     np.testing.assert_allclose(told["joules"], own + 7.0 + 5.0)
 
 
+def test_the_energy_of_other_machines_too_is_counted_from_when_all_are_ready():
+    measured = {"joules": 400.0, "source": "RAPL", "quality": "measured"}
+    meters = Meters()
+    meters.heard("second", [1], measured)
+    before = meters.begin()
+    assert before is not None and before >= 400.0, "what this machine has counted, if it can, comes on top"
+    meters.heard("second", [1], measured | {"joules": 433.0})
+    meters.heard("third", [2], measured | {"joules": 5.0})  # its meter began after we did
+    told = meters.so_far({1: 1.0, 2: 1.0})
+    np.testing.assert_allclose(told["joules"], 33.0 + 5.0)
+
+
 def test_a_folder_with_too_long_a_name_for_sockets_is_said_with_both_ways_out(difnet, tmp_path):
     """A socket's path may have 107 bytes, and a user's folder for temporary files may have more."""
     long = tmp_path / ("x" * 100)

@@ -68,6 +68,8 @@ told, meter = [], None
 for word, *arguments in steps:
     if word == "make":
         meter = Meter()
+    elif word == "begin":
+        told.append({"joules": meter.begin(), "source": "", "quality": ""})
     elif word == "ask":
         told.append(meter.so_far(*arguments))
     else:
@@ -174,6 +176,17 @@ def test_a_meter_tells_the_difference_since_its_making_however_often_it_is_asked
                  MAKE, ASK, count(0, 14_500_000), ASK, ASK, count(0, 21_000_000), ASK)  # fmt: skip
     assert told.joules == [0.0, 5.5, 5.5, 12.0]
     assert set(told.qualities) == {"measured"} and told.last == "RAPL, whole sockets: package 0"
+
+
+def test_what_was_counted_before_a_meter_begins_anew_is_told_apart(meter, tmp_path):
+    """Also over a wrap; asked after it, it tells what came since."""
+    told = meter(Machine(tmp_path / "sys", {"package-0": RANGE_UJ - 1_000_000}),
+                 MAKE, count(0, 3_000_000), ("begin",), ASK, count(0, 9_500_000), ASK, ("begin",), ASK)  # fmt: skip
+    assert told.joules == pytest.approx([4.0, 0.0, 6.5, 6.5, 0.0])
+
+
+def test_without_counters_nothing_is_known_of_what_came_before(meter, tmp_path):
+    assert meter(Machine(tmp_path / "sys"), MAKE, ("begin",), ASK).joules == [None, 20.0]
 
 
 def test_each_counter_wraps_for_itself(meter, tmp_path):
