@@ -31,9 +31,9 @@ def per_fedavg(
 
     A task's query set is cut into two independent batches, so it takes two samples or more.
 
-    Args: `form` says where the product with the Hessian comes from: "exact", "hf" (Hessian-free: from gradients `d` to
-        either side) or "fo" (first order: it is left out). None: "exact", or with `order` 1 "fo". The options of the
-        server are those of FedAvg.
+    Args: `form` says where the product with the Hessian comes from: "exact", "hf" (Hessian-free: from gradients at a
+        distance `d` to either side) or "fo" (first order: it is left out). None: "exact", or with `order` 1 "fo". The
+        options of the server are those of FedAvg.
     Raises: ConfigError for an unknown `form`, a `d` that is not above 0, and options of the server that cannot be.
     """
     products: dict[str, HessianProduct | None] = {
