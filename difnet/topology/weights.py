@@ -81,7 +81,8 @@ def fastest(graph: nx.Graph, *, iterations: int = 400) -> Array:
 
     The mixing rate is convex in the edge weights p. From Metropolis on, each step goes down a subgradient (a mean over
     the eigenvectors near the extreme ones, since symmetric graphs have many of them), then projects on p >= 0 and
-    sum of p around each agent <= 1. The best A met is returned, within about 1e-4 of the optimal rate.
+    sum of p around each agent <= 1. The best A met is returned, mostly within about 1e-4 of the optimal rate; on a
+    random graph of 12 agents (p = 0.3, seed 4) it stays 3.2e-4 above it, however long the search.
 
     Returns: A, float64 (K, K): symmetric, non-negative, rows and columns sum to one.
     Raises: TopologyError, as `metropolis`, and if there are more than 300 agents.
