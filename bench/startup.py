@@ -15,11 +15,11 @@ from figures import figure, launched, ratio, say
 AGENTS = 40
 WORKLOAD = """
 from difnet.config import load
-from difnet.system.machine import process_for_tensors
-from difnet.workload.kernels import compile_steps
-from difnet.workload import build
-with process_for_tensors():
-    compile_steps(build(load(), 40), lambda text: None)
+from difnet.system.machine import torch_settings
+from difnet.workload.kernels import compile_kernels
+from difnet.workload.building import build
+with torch_settings():
+    compile_kernels(build(load(), 40), lambda text: None)
 """
 WEIGH = """
 import json, time

@@ -165,6 +165,21 @@ def test_nothing_received_or_read_can_run():
     assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize("folder", ["bench", "tests", "docs", "difnet"])
+def test_what_programs_within_texts_import_is_there(folder):
+    """Also in strings, docstrings and fenced blocks, which nothing else reads before they are run."""
+    wrong = []
+    for path in sorted((REPOSITORY / folder).rglob("*")):
+        if path.suffix not in (".py", ".md"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        for module, names in re.findall(r"from (difnet[\w.]*) import (\w+(?:, \w+)*)", text):
+            there = importlib.import_module(module)
+            wrong += [f"{path.relative_to(REPOSITORY)}: {module} has no {name}" for name in names.split(", ")
+                      if not hasattr(there, name) and not importlib.util.find_spec(f"{module}.{name}")]  # fmt: skip
+    assert not wrong, "\n".join(wrong)
+
+
 HEAVY = ["torch", "numpy", "networkx", "zmq", "rich", "pydantic", "msgpack", "safetensors", "matplotlib", "psutil"]
 
 
