@@ -1,5 +1,7 @@
 """The meter on made-up machines, read by pyRAPL itself: wraps, missing domains, no right to read, readings that end.
 
+Where pyRAPL stumbles, as its own code does over these machines, difnet reads the same counters: all of them, or none.
+
 A child process reads a made-up /sys. Where mounts are allowed, it lies in a mount namespace of the child's own, over
 the real one; everywhere, a thin layer below pyRAPL turns its two fixed paths into those of the made-up folder.
 """
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from difnet.system.energy import Meter, passed_uj
+from difnet.system.energy import Counter, Meter, Meters, passed_uj
 from tests.conftest import environment
 
 RANGE_UJ = 65_532_610_987  # a common one
@@ -101,10 +103,10 @@ class Machine:
         (sysfs / "powercap").mkdir(parents=True)
         for number, (name, start) in enumerate((packages or {}).items()):
             zone = f"powercap/intel-rapl/intel-rapl:{number}"
-            self._zone(zone, name, start)
-            self._zone(f"{zone}/intel-rapl:{number}:0", "core", 7)
+            self.add_zone(zone, name, start)
+            self.add_zone(f"{zone}/intel-rapl:{number}:0", "core", 7)
             if number in (dram or {}):
-                self._zone(f"{zone}/intel-rapl:{number}:1", "dram", (dram or {})[number])
+                self.add_zone(f"{zone}/intel-rapl:{number}:1", "dram", (dram or {})[number])
         sockets = sorted({int(name.split("-")[1]) for name in packages or {} if name != "psys"})
         for cpu, socket in enumerate(sockets or [0]):
             topology = sysfs / f"cpu/cpu{cpu}/topology"
@@ -112,7 +114,16 @@ class Machine:
             (topology / "physical_package_id").write_text(f"{socket}\n")
         (sysfs / "cpu/present").write_text(f"0-{len(sockets) - 1}\n" if len(sockets) > 1 else "0\n")
 
-    def _zone(self, folder: str, name: str, start: int) -> None:
+    def number_anew(self, old: int, new: int) -> None:
+        """Give a top-level zone another number, so that there is a gap where it was."""
+        folder = self.sysfs / "powercap/intel-rapl"
+        (folder / f"intel-rapl:{old}").rename(folder / f"intel-rapl:{new}")
+
+    def switch_smt_off(self) -> None:
+        """Twice as many processors are listed as are switched on; the others have no topology."""
+        (self.sysfs / "cpu/present").write_text("0-3\n")
+
+    def add_zone(self, folder: str, name: str, start: int) -> None:
         path = self.sysfs / folder
         path.mkdir(parents=True)
         (path / "name").write_text(f"{name}\n")
@@ -248,13 +259,6 @@ def test_a_counter_without_its_files_is_an_estimate_that_says_what_went_wrong(me
     assert "; RAPL cannot be read here: FileNotFoundError" in told.last and wrong in told.last
 
 
-def test_what_pyrapl_does_not_understand_is_an_estimate(meter, tmp_path):
-    """Sockets of two dies have two counters each, which it refuses."""
-    told = meter(Machine(tmp_path / "sys", {"package-0-die-0": 5, "package-0-die-1": 5}), MAKE, ASK)
-    assert told.joules == [20.0] and told.qualities == ["estimated"]
-    assert "; RAPL cannot be read here: PyRAPLCantRecordEnergyConsumption" in told.last
-
-
 def test_a_counter_that_the_kernel_takes_away_leaves_what_was_known(meter, tmp_path):
     """Its open file answers with an error from then on; the other package goes on being counted."""
     machine = Machine(tmp_path / "sys", {"package-0": 0, "package-1": 1_000_000})
@@ -285,6 +289,158 @@ def test_a_counter_that_comes_back_catches_up(meter, tmp_path):
                  ("write", energy(0), ""), ASK, count(0, 9_000_000), ASK)  # fmt: skip
     assert told.joules == [1.0, 1.0, 8.0]
     assert told.qualities == ["measured", "estimated", "measured"]
+
+
+def by_difnet(why: str, counters: str) -> str:
+    return f"RAPL (read by difnet: pyRAPL stumbled: {why}), whole sockets: {counters}"
+
+
+DIES = {"package-0-die-0": 9_000_000, "package-0-die-1": RANGE_UJ - 1_000_000}
+BOTH_DIES = by_difnet("PyRAPLCantRecordEnergyConsumption", "package 0 die 0, package 0 die 1")
+
+
+def test_both_dies_of_a_package_are_counted_where_pyrapl_refuses_them(meter, tmp_path):
+    """One of them wraps, for itself."""
+    told = meter(Machine(tmp_path / "sys", DIES), MAKE, ASK, count(0, 12_000_000), count(1, 4_000_000), ASK)
+    assert told.joules == pytest.approx([0.0, 3 + 5]) and set(told.qualities) == {"measured"}
+    assert told.last == BOTH_DIES
+
+
+def test_a_counter_that_difnet_reads_may_wrap_again_and_again(meter, tmp_path):
+    told = meter(Machine(tmp_path / "sys", DIES), MAKE, count(1, 4_000_000), ("begin",),
+                 count(1, RANGE_UJ - 1_000_000), ASK, count(1, 2_000_000), ASK)  # fmt: skip
+    assert told.joules == pytest.approx([5.0, RANGE_UJ / 1e6 - 5, RANGE_UJ / 1e6 - 2], rel=1e-12)
+
+
+def test_a_die_behind_a_gap_is_not_taken_for_the_one_that_pyrapl_finds(meter, tmp_path):
+    """pyRAPL raises nothing here: it sees the first die alone, and would tell its figure for either."""
+    machine = Machine(tmp_path / "sys", {"package-0-die-0": 0, "package-0-die-1": 0})
+    machine.number_anew(1, 2)
+    told = meter(machine, MAKE, count(0, 1_000_000), count(2, 20_000_000), ASK)
+    assert told.joules == [21.0]
+    why = "ValueError it reads one zone where a socket has several"
+    assert told.last == by_difnet(why, "package 0 die 0, package 0 die 1")
+
+
+def test_a_gap_in_the_numbers_of_zones_hides_no_package(meter, tmp_path):
+    """Memory counts, as it does where pyRAPL reads."""
+    machine = Machine(tmp_path / "sys", {"package-0": 0, "package-1": 0}, dram={0: 5, 1: 5})
+    machine.number_anew(1, 2)
+    memory = energy(1, dram=True).replace("/intel-rapl:1/", "/intel-rapl:2/")
+    told = meter(machine, MAKE, count(0, 1_000_000), count(2, 20_000_000), count(0, 300_000_005, dram=True),
+                 ("write", memory, "4000000005"), ASK)  # fmt: skip
+    assert told.joules == [1 + 20 + 300 + 4000] and told.qualities == ["measured"]
+    why = "PyRAPLCantRecordEnergyConsumption"
+    assert told.last == by_difnet(why, "package 0, package 1, DRAM 0, DRAM 1")
+
+
+@pytest.mark.parametrize("last", [2, 3], ids=["pyrapl reads", "difnet reads"])
+def test_the_platform_between_two_packages_is_not_added_to_them(meter, tmp_path, last):
+    """Nor is the same package under another interface (MMIO). pyRAPL steps over psys, but not over a gap behind it."""
+    machine = Machine(tmp_path / "sys", {"package-0": 0, "psys": 0, "package-1": 0})
+    machine.add_zone("powercap/intel-rapl-mmio/intel-rapl-mmio:0", "package-0", 0)
+    if last == 3:
+        machine.number_anew(2, 3)
+    told = meter(machine, MAKE, count(0, 1_000_000), count(1, 500_000_000), count(last, 20_000_000),
+                 ("write", "powercap/intel-rapl-mmio/intel-rapl-mmio:0/energy_uj", "7000000"), ASK)  # fmt: skip
+    assert told.joules == [21.0] and told.qualities == ["measured"]
+    by_itself = by_difnet("PyRAPLCantRecordEnergyConsumption", "package 0, package 1")
+    assert told.last == ("RAPL, whole sockets: package 0, package 1" if last == 2 else by_itself)
+
+
+def test_processors_that_are_switched_off_hide_no_counter(meter, tmp_path):
+    """pyRAPL asks each of them for its socket, and they answer no more."""
+    machine = Machine(tmp_path / "sys", {"package-0": 0, "package-1": 0})
+    machine.switch_smt_off()
+    told = meter(machine, MAKE, count(0, 1_000_000), count(1, 20_000_000), ASK)
+    assert told.joules == [21.0] and told.qualities == ["measured"]
+    assert told.last.startswith("RAPL (read by difnet: pyRAPL stumbled: FileNotFoundError [Errno 2] ")
+    assert told.last.endswith("cpu/cpu2/topology/physical_package_id'), whole sockets: package 0, package 1")
+
+
+def test_two_zones_of_one_name_are_both_counted(meter, tmp_path):
+    machine = Machine(tmp_path / "sys", {"package-0": 0, "package-1": 0})
+    (machine.sysfs / energy(1)).with_name("name").write_text("package-0\n")
+    told = meter(machine, MAKE, count(0, 1_000_000), count(1, 20_000_000), ASK)
+    assert told.joules == [21.0]
+    assert told.last.endswith("whole sockets: package 0 (intel-rapl:0), package 0 (intel-rapl:1)")
+
+
+@pytest.mark.parametrize("unreadable", ["energy_uj", "name"])
+def test_where_difnet_reads_one_die_that_may_not_be_read_refuses_both(meter, tmp_path, unreadable):
+    """A zone that keeps its name to itself may be a package, too."""
+    machine = Machine(tmp_path / "sys", DIES)
+    kept = (machine.sysfs / energy(1)).with_name(unreadable)
+    kept.chmod(0)
+    told = meter(machine, ("forgo_rights",), MAKE, count(0, 12_000_000), ("begin",), count(0, 15_000_000), ASK)
+    assert told.joules == [None, 20.0] and told.qualities[1:] == ["estimated"]
+    assert "; RAPL may not be read here: no permission for /" in told.last
+    assert told.last.endswith(f"intel-rapl:1/{unreadable}")
+
+
+def test_what_difnet_reads_is_unknown_while_a_die_is_away_and_never_a_part(meter, tmp_path):
+    """One unreadable answer loses nothing."""
+    told = meter(Machine(tmp_path / "sys", {"package-0-die-0": 0, "package-0-die-1": 0}),
+                 MAKE, count(0, 1_000_000), count(1, 2_000_000), ASK, ("write", energy(1), ""), ASK,
+                 count(0, 5_000_000), ASK, count(1, 9_000_000), ASK)  # fmt: skip
+    assert told.joules == [3.0, None, None, 14.0]
+    assert told.qualities == ["measured", "unknown", "unknown", "measured"]
+    assert told.answers[1]["source"] == f"{BOTH_DIES}; unknown, since package 0 die 1 could not be read"
+    assert told.last == BOTH_DIES
+
+
+def test_when_the_kernel_takes_away_all_that_difnet_reads_the_joules_are_unknown(meter, tmp_path):
+    machine = Machine(tmp_path / "sys", {"package-0-die-0": 0, "package-0-die-1": 0})
+    told = meter(machine, MAKE, count(0, 1_000_000), ASK, ("write", energy(0), ""), ("write", energy(1), ""), ASK)
+    assert told.joules == [1.0, None]
+    assert told.last.endswith("; unknown, since package 0 die 0, package 0 die 1 could not be read")
+
+
+def test_a_die_that_is_away_when_a_meter_begins_anew_leaves_what_came_before_and_after_unknown(meter, tmp_path):
+    """Its next reading holds what it counted before as well; beginning once more, with all of them, is a way out."""
+    told = meter(Machine(tmp_path / "sys", {"package-0-die-0": 0, "package-0-die-1": 0}),
+                 MAKE, count(0, 1_000_000), ("write", energy(1), ""), ("begin",), count(1, 9_000_000), ASK,
+                 ("begin",), count(1, 10_000_000), ASK)  # fmt: skip
+    assert told.joules == [None, None, None, 1.0]
+    assert told.answers[1]["source"].endswith("; unknown, since package 0 die 1 could not be read")
+
+
+MEASURED = {"joules": 7.0, "source": "RAPL", "quality": "measured"}
+UNKNOWN = {"joules": None, "source": "RAPL; unknown", "quality": "unknown"}
+
+
+def test_the_energy_of_all_machines_is_unknown_while_that_of_one_is(monkeypatch, tmp_path):
+    """Processor time stands in for counters that never were, not for those that went away."""
+    monkeypatch.setenv("DIFNET_POWERCAP", str(tmp_path))
+    meters = Meters()
+    meters.heard("second", [1], MEASURED)
+    meters.heard("third", [2], UNKNOWN)
+    told = meters.so_far({0: 1.0, 1: 1.0, 2: 1.0})
+    assert told["joules"] is None and told["quality"] == "unknown" and "RAPL; unknown" in told["source"]
+    meters.heard("third", [2], MEASURED)
+    assert meters.so_far({0: 1.0, 1: 1.0, 2: 1.0})["joules"] == 10.0 + 7.0 + 7.0
+
+
+def test_a_machine_that_is_unknown_when_counting_begins_has_no_amount_before_nor_after(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFNET_POWERCAP", str(tmp_path))
+    meters = Meters()
+    meters.heard("second", [1], MEASURED)
+    meters.heard("third", [2], UNKNOWN)
+    assert meters.begin() is None
+    meters.heard("third", [2], MEASURED)
+    told = meters.so_far({1: 1.0, 2: 1.0})
+    assert told["joules"] is None and told["source"].endswith("it could not be read when counting began")
+
+
+def test_this_machine_away_when_counting_begins_is_not_left_out_of_what_came_before(monkeypatch):
+    def read() -> int:
+        raise OSError
+
+    monkeypatch.setattr("difnet.system.energy.rapl", lambda root: ({"package 0": Counter(read, 100, 0, "why")}, {}))
+    meters = Meters()
+    meters.heard("second", [1], MEASURED)
+    assert meters.begin() is None
+    assert meters.so_far({0: 1.0, 1: 1.0})["joules"] is None
 
 
 def test_a_folder_of_ones_own_is_where_counters_are_looked_for(monkeypatch, tmp_path):
