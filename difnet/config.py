@@ -106,7 +106,7 @@ class RunConfig(BaseModel):
     topology: str = "ring40"
     agents: Count | None = None
     weights: Literal["averaging", "metropolis", "best-constant", "fastest"] | None = None  # None: as the topology says
-    strategy: Literal["diffusion", "cta", "centralised", "noncooperative"] = "diffusion"
+    strategy: Literal["diffusion", "cta", "centralised", "fully-connected", "noncooperative"] = "diffusion"
     mode: Literal["sync", "async"] = "sync"
     staleness: Annotated[int, Field(ge=0)] = 4
     # what is learnt

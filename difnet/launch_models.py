@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FILE = "launch-model.safetensors"
 NAMED = "named"  # the metadata's "layout" where there is a tensor for each parameter
+ONE = 1e-2  # of a mean's squared length: models that are no farther from it may be used as one
 NEEDED = ("task", "model", "algorithm", "inner_lr", "inner_steps", "iteration", "transductive", "parameters")
 TRAINED_WITH = (
     "task", "algorithm", "shots", "queries", "inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations",
@@ -43,6 +44,16 @@ class LaunchModel:
     w: Tensor  # (M,)
     rates: Tensor | None  # (M,): the inner rates that were learnt with it (Meta-SGD)
     about: Mapping[str, Any]  # the metadata, read as JSON
+
+    @property
+    def caution(self) -> str:
+        """What somebody has to know before using it; "" for nothing: that it is the mean of models that disagree."""
+        apart = float(self.about.get("apart") or 0.0)
+        if apart <= ONE:
+            return ""
+        share = f"{100 * math.sqrt(apart):.0f} % of its length"
+        return (f"this launch model is the mean of {self.about.get('agents', 'several')} agents' models that differ (by "
+                f"{share}): no agent has it, and none was trained to it; each one's own is in agents/ of the run")
 
     @property
     def state(self) -> Tensor:

@@ -28,6 +28,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJ"
 OPTIONS: dict[str, dict[str, Any]] = {
     "omniglot": {"training": 12, "validation": 6},  # of 24 characters
     "femnist": {"support": 0.5},
+    "digits": {"samples": 110},
     "shakespeare": {"least": 20},  # roles are short here
 }
 SMALL: dict[str, dict[str, Any]] = {  # the same layers, fewer of each: what is tested is how they fit
@@ -84,9 +85,10 @@ def _mnist(place: Path, rng: np.random.Generator) -> None:
     digits, who = np.arange(n) % 10, np.arange(n) // each
     table = np.zeros((n, 8), ">i4")
     table[:, 0], table[:, 2] = digits, 2000 + who
-    _idx(place / "train-images-idx3-ubyte.gz", 8, rng.integers(0, 256, (n, 28, 28)).astype("u1"))
-    _idx(place / "train-labels-idx1-ubyte.gz", 8, digits.astype("u1"))
-    _idx(place / "qmnist-train-labels-idx2-int.gz", 12, table)
+    for stem, labels in (("train", "qmnist-train"), ("t10k", "qmnist-test")):
+        _idx(place / f"{stem}-images-idx3-ubyte.gz", 8, rng.integers(0, 256, (n, 28, 28)).astype("u1"))
+        _idx(place / f"{stem}-labels-idx1-ubyte.gz", 8, digits.astype("u1"))
+        _idx(place / f"{labels}-labels-idx2-int.gz", 12, table)
 
 
 def _idx(path: Path, kind: int, array: np.ndarray) -> None:

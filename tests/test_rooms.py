@@ -110,7 +110,7 @@ def test_the_picture_of_the_rooms_is_the_one_of_these_imports():
 def test_the_maths_knows_no_sockets_files_clocks_or_processes(names):
     """Nor random numbers that are not handed to it; `seeding` makes the generators, `spectra` a fixed start vector."""
     allowed = {"collections", "typing", "math", "itertools", "statistics", "enum", "functools", "dataclasses",
-               "difflib", "torch", "numpy", "networkx", "hashlib"}  # fmt: skip
+               "contextlib", "difflib", "torch", "numpy", "networkx", "hashlib"}  # fmt: skip
     assert outer(imports_of(*names)) <= allowed, f"{names} import {sorted(outer(imports_of(*names)) - allowed)}"
 
 

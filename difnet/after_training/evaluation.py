@@ -85,12 +85,13 @@ def _workload(learnt: LaunchModel, asked: config.RunConfig) -> Workload:
     if own and finding.is_run(folder):
         run = finding.load(folder)
         agents, hub = run.topology["agents"], run.ready.server if run.ready else None
+        owners = run.topology.get("owners")
     else:
         chosen = asked.algorithm
         made = make_algorithm(asked, chosen.name, chosen.options, FlatModel(learnt.module()), lambda w, batch: w.sum())
         clients = learnt.about["agents"] if own and made.server is None else 1
-        agents, hub = (2, 0) if made.server is not None else (clients, None)
-    workload = build(asked, agents, hub)
+        agents, hub, owners = (2, 0, None) if made.server is not None else (clients, None, None)
+    workload = build(asked, agents, hub, owners)
     learnt.check_fits(workload.model.signature(), f"the model {workload.choice.name!r}")
     return workload
 

@@ -142,6 +142,8 @@ def _adapt(learnt: LaunchModel, module: nn.Module, files: Mapping[str, str]) -> 
 def _limits(learnt: LaunchModel) -> str:
     told = ["- The figures hold for tasks like those of training; nothing is known of others.",
             "- Fitted to few samples it can be confidently wrong: keep some samples back, and look."]  # fmt: skip
+    if learnt.caution:
+        told.append(f"- Caution: {learnt.caution}.")
     if learnt.about["transductive"]:
         told.append("- Evaluation is transductive: batch normalisation takes the statistics of the batch at hand, so "
                     "a prediction depends on the other samples of its batch, and figures on their number.")  # fmt: skip

@@ -66,7 +66,7 @@ def fit(
         Diverged, if the fitted model is no longer finite.
     """
     module = learnt.module()
-    flat, inputs = FlatModel(module), inputs_of(learnt, module)
+    flat, inputs = FlatModel(module, lambda: batches["support"][0]), inputs_of(learnt, module)
     sets = {"support": read_samples(support), **({"query": read_samples(query)} if query else {})}
     batches = {name: batch_of(cells, flat, learnt.w, inputs) for name, cells in sets.items()}
     classes = not batches["support"][1].is_floating_point()

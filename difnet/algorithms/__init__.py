@@ -48,3 +48,5 @@ class Algorithm(NamedTuple):
     offline: bool = False  # begins from local models, each trained alone
     everyone: bool = False  # every client takes part in every round
     model: Callable[[Tensor], Tensor] = whole  # the model (M,) within w (L,)
+    alike: bool = False  # trains on a minibatch of all its samples alike, not on support and query parts
+    begin: Callable[[State, Tensor], State] | None = None  # a round of a served star, from the hub's w; None: combine

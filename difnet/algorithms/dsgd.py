@@ -17,7 +17,9 @@ from difnet.meta import Batch, Loss, Tasks, fit, pooled
 def dsgd(
     model: FlatModel, loss: Loss, *, inner_lr: float = 0.01, outer_lr: float = 0.001, optimizer: str = "adam"
 ) -> Algorithm:
-    """DSGD for one agent: one step of the optimiser on all samples of all its tasks, support and query together.
+    """DSGD for one agent: one step of the optimiser on a minibatch, `shots` + `queries` samples of each of its tasks.
+
+    They are drawn from all samples of a client alike, whichever of them others would take for support.
 
     A new task is fitted by plain gradient steps, at `inner_lr`. Reports "gradient_norm" besides the loss.
     """
@@ -34,4 +36,4 @@ def dsgd(
     def fitted(w: Tensor, support: Batch, steps: int) -> Tensor:
         return fit(loss, w, support, inner_lr=inner_lr, inner_steps=steps)
 
-    return Algorithm(lambda w: State(w, w, outer.init(w)), adapt, combine, fitted)
+    return Algorithm(lambda w: State(w, w, outer.init(w)), adapt, combine, fitted, alike=True)

@@ -4,10 +4,13 @@ Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from 
 Reddi et al., "Adaptive Federated Optimization", 2021, Algorithm 2, for a server with an optimiser of its own.
 """
 
-from difnet.algorithms import Algorithm
+from torch import Tensor
+
+from difnet.algorithms import Algorithm, State
 from difnet.algorithms._servers import model_server
 from difnet.algorithms.dsgd import dsgd
 from difnet.maths.flat import FlatModel
+from difnet.maths.optimizers import OPTIMIZERS
 from difnet.meta import Loss
 
 
@@ -24,12 +27,18 @@ def fedavg(
 ) -> Algorithm:
     """FedAvg for one agent, and for a hub: a client's step is DSGD's, and so is the whole where no hub serves.
 
-    How many steps a client takes in a round is the run's `local_steps`. Without inner steps at the test it is FedAvg,
-    with them FedAvg(Meta): the launch model fine-tuned on a client's support set.
+    How many steps a client takes in a round is the run's `local_steps`; its optimiser begins anew with every round,
+    since a client keeps nothing between two calls. Without inner steps at the test it is FedAvg, with them
+    FedAvg(Meta): the launch model fine-tuned on a client's support set.
 
     Args: `server`, `server_lr` and `clip`: the hub's optimiser on w minus the mean of the models, its rate, and the
         greatest length of that difference; as they are, w becomes the mean.
     Raises: ConfigError for options of the server that cannot be.
     """
+    outer = OPTIMIZERS[optimizer]()
+
+    def begin(state: State, w: Tensor) -> State:
+        return State(w, state.phi, outer.init(w))
+
     alone = dsgd(model, loss, inner_lr=inner_lr, outer_lr=outer_lr, optimizer=optimizer)
-    return alone._replace(server=model_server(server, server_lr, clip))
+    return alone._replace(server=model_server(server, server_lr, clip), begin=begin)

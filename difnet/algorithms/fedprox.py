@@ -48,4 +48,7 @@ def fedprox(
     def combine(state: State, mixed: Tensor) -> State:
         return state._replace(w=mixed, slots=(mixed, *state.slots[1:]))
 
-    return plain._replace(init=lambda w: State(w, w, (w, *outer.init(w))), adapt=adapt, combine=combine)
+    def begin(state: State, w: Tensor) -> State:
+        return State(w, state.phi, (w, *outer.init(w)))
+
+    return plain._replace(init=lambda w: State(w, w, (w, *outer.init(w))), adapt=adapt, combine=combine, begin=begin)

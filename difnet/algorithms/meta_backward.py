@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from difnet.algorithms import Algorithm, Info, State
-from difnet.algorithms._options import amount
+from difnet.algorithms._options import amount, one_of
 from difnet.algorithms._servers import model_server
 from difnet.errors import ConfigError
 from difnet.maths.flat import FlatModel
-from difnet.maths.meta_backward import Schedule, ascend, multiplier, project, radii
-from difnet.meta import Batch, Loss, Tasks, fit
+from difnet.maths.meta_backward import SOLVERS, Schedule, ascend, multiplier, project, radii, reach
+from difnet.meta import Batch, Loss, Tasks, fit, pooled
 
 
 def meta_backward(
@@ -30,6 +30,8 @@ def meta_backward(
     end_radius: float = 1e-3,
     radius: float | None = None,
     clip: float | None = None,
+    solve: str = "projection",
+    solve_steps: int = 10,
 ) -> Algorithm:
     """Meta-Backward for one agent, and for the hub of a star, which takes the mean of all agents.
 
@@ -37,18 +39,26 @@ def meta_backward(
     Phi^{k+1}, the mean that came from the hub (eq. 26 to 32). On a graph without a hub, that is the mix of the
     neighbours' models. After step 0 an agent goes on with r_0.
 
+    Once the ball binds, the projection does not minimise (23): the ascent asks for a little more loss, and the nearest
+    point of the ball may have much more. With `solve` "ball" an agent goes on from there, within the ball, towards the
+    loss that the ascent asks for.
+
     Args: `rate` is alpha; `clip` bounds the norm of the gradient. `schedule` is "geometric" or "linear", from the
         first radius down to `end_radius`, "constant", or the list r_0, ..., r_{K-1} (square roots of the paper's
         delta_k). `radius` is the first radius; None: each agent takes its own ||phi*_i - Phi^K||. Its balls then lie
         within those of the common radius max_i ||phi*_i - Phi^K||, so (13) holds for that too, and nobody has to be
         told the maximum.
+        `solve` is "projection", the printed form, or "ball", and `solve_steps` how many steps the latter takes.
     Reports: "loss" and "gradient_norm" where the step began, "distance" ||phi^k - Phi^{k+1}||, and "projected", 1
-        where the ascent had left the ball.
+        where the ascent had left the ball; with "ball" also the "gap" that is left between the loss and what was asked.
     Raises: ConfigError for an option that is out of range, or a schedule that eq. (13) does not allow.
 
     The state's slots are phi_i, the number of steps done, and the first radius (until the first step 0, if not given).
     """
     _check(iterations, rate, schedule, end_radius, radius, clip)
+    one_of("solve", solve, SOLVERS)
+    if not (type(solve_steps) is int and solve_steps >= 1):
+        raise ConfigError(f"algorithm.solve_steps is {solve_steps!r}; it must be a whole number, 1 or more")
 
     def init(w: Tensor) -> State:
         return State(w, w, (w, w.new_zeros(()), w.new_full((), radius or 0.0)))
@@ -60,12 +70,17 @@ def meta_backward(
         k = torch.clamp(iterations - 1 - done, min=0).to(torch.int64)
         r = radii(schedule, iterations, first, end=end_radius).index_select(0, k.reshape(1)).reshape(())
         ascent = ascend(loss, phi, tasks, rate=rate, clip=clip)
-        phi = project(ascent.phi, state.w, r)
+        phi, gap = project(ascent.phi, state.w, r), {}
+        if solve == "ball":
+            target = pooled(loss, ascent.phi, tasks)[1]
+            phi, left = reach(loss, phi, tasks, target, centre=state.w, radius=r, steps=solve_steps)
+            gap = {"gap": left}
         info = {
             "loss": ascent.loss,
             "gradient_norm": ascent.gradient_norm,
             "distance": torch.linalg.vector_norm(phi - state.w),
             "projected": (multiplier(ascent.phi, state.w, r) > 0).to(phi.dtype),
+            **gap,
         }
         return state._replace(phi=phi, slots=(phi, done + 1, first)), info
 
@@ -75,7 +90,8 @@ def meta_backward(
     def fitted(w: Tensor, support: Batch, steps: int) -> Tensor:
         return fit(loss, w, support, inner_lr=inner_lr, inner_steps=steps)
 
-    return Algorithm(init, adapt, combine, fitted, server=model_server(), offline=True, everyone=True)
+    return Algorithm(init, adapt, combine, fitted, server=model_server(), offline=True, everyone=True,
+                     alike=True)  # fmt: skip
 
 
 def _check(

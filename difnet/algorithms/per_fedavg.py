@@ -29,7 +29,8 @@ def per_fedavg(
 ) -> Algorithm:
     """Per-FedAvg for one agent, and for a hub: a client's step is w - outer_lr * direction, with one inner step.
 
-    A task's query set is cut into two independent batches, so it takes two samples or more.
+    A task's query set is cut into two batches, so it takes two samples or more. All three batches are drawn from a
+    client's samples alike, as the paper's D, D' and D'' are.
 
     Args: `form` says where the product with the Hessian comes from: "exact", "hf" (Hessian-free: from gradients at a
         distance `d` to either side) or "fo" (first order: it is left out). None: "exact", or with `order` 1 "fo". The

@@ -16,6 +16,7 @@ from difnet.maths.optimizers import clipped
 from difnet.meta import Loss, Tasks, pooled
 
 SCHEDULES = ("geometric", "linear", "constant")
+SOLVERS = ("projection", "ball")  # of (23): the ascent projected, as printed; or what comes nearest to it in the ball
 Schedule = str | Sequence[float]  # one of SCHEDULES, or the radii r_0 to r_{K-1} themselves
 
 
@@ -34,6 +35,40 @@ def ascend(loss: Loss, phi: Tensor, tasks: Tasks, *, rate: float, clip: float | 
     """
     gradient, value = pooled(loss, phi, tasks)
     return Ascent(phi + rate * clipped(gradient, clip), value, torch.linalg.vector_norm(gradient))
+
+
+class Level(NamedTuple):
+    """A point of a ball, and how far its loss is from the level that was aimed at."""
+
+    phi: Tensor  # (M,)
+    gap: Tensor  # |L(phi) - target|, ()
+
+
+def reach(
+    loss: Loss, phi: Tensor, tasks: Tasks, target: Tensor, *, centre: Tensor, radius: float | Tensor, steps: int
+) -> Level:
+    """A point of the ball ||x - centre|| <= radius whose loss comes nearer to `target` than that of phi.
+
+    From phi, which is in the ball, so many steps x - share * (L(x) - target) * grad L / ||grad L||^2, each projected on
+    the ball: whole ones (share 1) meet the level of the linearised loss. A step that brings L(x) no nearer is not
+    taken, and the next is half as long; after one that does it is twice as long again, up to a whole one.
+
+    Source: "Meta-Backward", (23), which is to bring L(phi_i^k) to the loss behind the ascent within the ball of (18).
+    Its projection (25) to (32) is the nearest point to the ascent's, not the one of the nearest loss. The step is
+    Polyak's (1969) for a known level.
+    """
+    gradient, value = pooled(loss, phi, tasks)
+    share = torch.ones_like(value)
+    for _ in range(steps):
+        squared = torch.dot(gradient, gradient)
+        along = torch.where(squared > 0, (value - target) / squared, 0.0)
+        there = project(phi - share * along * gradient, centre, radius)
+        gradient_there, value_there = pooled(loss, there, tasks)
+        nearer = (value_there - target).abs() < (value - target).abs()
+        phi, value = torch.where(nearer, there, phi), torch.where(nearer, value_there, value)
+        gradient = torch.where(nearer, gradient_there, gradient)
+        share = torch.where(nearer, torch.clamp(2 * share, max=1.0), share / 2)
+    return Level(phi, (value - target).abs())
 
 
 def project(phi: Tensor, centre: Tensor, radius: float | Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The outer step: how a gradient moves w. Pure functions; their state is local to an agent and never combined."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,7 +33,10 @@ def momentum(beta: float = 0.9) -> Optimizer:
 
 
 def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
-    """Kingma, Ba 2015, Algorithm 1, with bias correction; the step count is a tensor, so that it can be traced."""
+    """Kingma, Ba 2015, Algorithm 1, with bias correction; the step count is a tensor, so that it can be traced.
+
+    1 - beta^t is taken as -expm1(t log beta), which keeps every digit of float32 where beta^t is near 1.
+    """
 
     def init(w: Tensor) -> Slots:
         return torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), dtype=w.dtype, device=w.device)
@@ -42,7 +46,8 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
         t = t + 1
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
-        direction = (m / (1 - beta1**t)) / (torch.sqrt(v / (1 - beta2**t)) + epsilon)
+        first, second = (-torch.expm1(t * math.log(beta)) for beta in (beta1, beta2))
+        direction = (m / first) / (torch.sqrt(v / second) + epsilon)
         return w - rate * direction, (m, v, t)
 
     return Optimizer(init, step)

@@ -100,7 +100,8 @@ def network(config: RunConfig) -> Network:
     """
     from difnet.topology import networks
 
-    return Network(config, networks.load(config.topology, agents=config.agents, weights=config.weights).agents)
+    named = networks.load(config.topology, agents=config.agents, weights=config.weights)
+    return Network(config, named.with_strategy(config.strategy).agents)
 
 
 def exported(main: Network, others: Mapping[str, Network], image: str = IMAGE, beside: Path | None = None) -> str:

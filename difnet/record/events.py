@@ -9,7 +9,8 @@ from typing import Any
 
 Statistics = dict[str, float]  # over agents: "mean", "median", "worst"
 Amount = float | int | None  # unknown is None
-LAUNCH_MODEL, LOCAL_AVERAGE = "launch model", "average of the local models"  # what is tested when a run is over
+LAUNCH_MODEL, LOCAL_AVERAGE = "launch model", "average of the local models"  # what is tested when a run is over,
+OWN_MODELS = "agents' own models"  # and these, where they differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +197,18 @@ class Validated(Measured):
 
 @dataclass(frozen=True, slots=True)
 class Tested(Event):
-    """A model was scored, once, on tasks or clients that had no part in training; the rows are in test.csv."""
+    """A model was scored, once, on tasks or clients that had no part in training; the rows are in test.csv.
 
-    model: str  # LAUNCH_MODEL | LOCAL_AVERAGE
+    Of OWN_MODELS each was scored on all tasks, and the scores are mean, median and worst over the agents, each of which
+    has its rows in test-agents.csv.
+    """
+
+    model: str  # LAUNCH_MODEL | LOCAL_AVERAGE | OWN_MODELS
     iteration: int  # after which it was taken
     tasks: int
     loss: dict[str, dict[str, Amount]]  # inner steps, "0" first -> scores over tasks
     accuracy: dict[str, dict[str, Amount]]
+    agents: int | None = None  # of OWN_MODELS: how many were scored
 
 
 @dataclass(frozen=True, slots=True)

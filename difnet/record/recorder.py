@@ -16,6 +16,7 @@ from difnet.record.costs import Target, spent
 from difnet.record.events import (
     LAUNCH_MODEL,
     LOCAL_AVERAGE,
+    OWN_MODELS,
     AgentLost,
     Edge,
     Evaluated,
@@ -35,7 +36,7 @@ from difnet.record.events import (
 )  # fmt: skip
 from difnet.record.files import append_record, append_text, finite_or_none, make_folder, save_tensors, write_csv
 from difnet.record.summary import Facts, busiest, summarise
-from difnet.record.tally import ModelAt, ScoredModel, Tally
+from difnet.record.tally import ModelAt, ScoredModel, Tally, over_agents, over_tasks
 from difnet.system.energy import Meters
 from difnet.topology import Topology
 
@@ -145,12 +146,21 @@ class Recorder:
         return self._at_target is not None
 
     def models_to_test(self) -> dict[str, ModelAt]:
-        """The launch model, and what it began as where it began as the average of local models."""
-        models = {LAUNCH_MODEL: held} if (held := self._launch_model()) else {}
+        """The launch model, what it began as where it began as the average of local models, and the agents' own models
+        where these differ, each under the agent's number."""
+        models, held = {}, self._launch_model()
+        if held:
+            own = {str(k): ModelAt(held.iteration, w) for k, w in held.that_differ().items()}
+            models = {LAUNCH_MODEL: ModelAt(held.iteration, held.w)} | own
         return models | ({LOCAL_AVERAGE: self.tally.first} if self.tally.alone and self.tally.first else {})
 
     def score(self, scored: Sequence[ScoredModel]) -> None:
-        """Record what the test tasks say, task by task in test.csv, and together."""
+        """Record what the test tasks say, task by task in test.csv, and together.
+
+        Args: the figures of `models_to_test`; those of agents' own models are told agent by agent, in test-agents.csv.
+        """
+        own = {int(one.model): one for one in scored if one.model.isdecimal()}
+        scored = [one for one in scored if not one.model.isdecimal()]
         for model, iteration, figures, samples in scored:
             steps = [str(n) for n in range(figures.shape[1])]
             by_steps = zip(steps, figures[:, :, 0].T, strict=True)
@@ -159,10 +169,27 @@ class Recorder:
                 n: accuracy_scores(column, samples) for n, column in zip(steps, figures[:, :, 1].T, strict=True)}
             self._tested.append(Tested(model, iteration, len(figures), losses, accuracies))
             self.emit(self._tested[-1])
+        if own:
+            self._score_own(own)
         write_csv(self.folder / "test.csv", ("model", "task", "samples", "steps", "loss", "accuracy"), (
             (model, task, int(samples[task]), n, *row, *[""] * (2 - len(row)))
             for model, _, figures, samples in scored
             for task, course in enumerate(figures.tolist()) for n, row in enumerate(course)
+        ))  # fmt: skip
+
+    def _score_own(self, scored: Mapping[int, ScoredModel]) -> None:
+        """Record how the agents' own models did: each by its mean over all tasks, and its accuracy over all samples."""
+        one = next(iter(scored.values()))
+        means = {k: over_tasks(s) for k, s in scored.items()}
+        losses, *accuracies = (
+            {str(n): finite_or_none(over_agents(by_agent.tolist(), worst)) for n, by_agent in enumerate(by_steps)}
+            for by_steps, worst in zip(np.stack([*means.values()]).transpose(2, 1, 0), (max, min), strict=False)
+        )
+        self._tested.append(Tested(OWN_MODELS, one.iteration, len(one.figures), losses,
+                                   accuracies[0] if accuracies else {}, len(scored)))  # fmt: skip
+        self.emit(self._tested[-1])
+        write_csv(self.folder / "test-agents.csv", ("agent", "steps", "loss", "accuracy"), (
+            (k, n, *row, *[""] * (2 - len(row))) for k, course in means.items() for n, row in enumerate(course.tolist())
         ))  # fmt: skip
 
     def finish(self, state: str, reason: str = "") -> dict[str, Any]:
@@ -223,8 +250,9 @@ class Recorder:
         ended = [k for k in g.holders if k in self._states and g.finished[k].state != "failed"]
         if not ended:
             return g.last
-        W = np.stack([self._states[k] for k in ended])
-        return ModelAt(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype))
+        own = {k: self._states[k] for k in ended}
+        W = np.stack([*own.values()])
+        return ModelAt(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype), own)
 
     def _save_launch_model(self) -> None:
         held, f, c = self._launch_model(), self.facts, self.config
@@ -234,7 +262,7 @@ class Recorder:
             {"inner_lr": held.w[f.parameters :]} if len(held.w) > f.parameters else {})
         about = {"task": c.task.model_dump(), "model": f.model, "algorithm": c.algorithm.model_dump(),
                  "inner_lr": c.inner_lr, "inner_steps": c.inner_steps, "iteration": held.iteration,
-                 "agents": len(self.tally.holders), "transductive": f.transductive,
+                 "agents": len(self.tally.holders), "apart": held.apart, "transductive": f.transductive,
                  "parameters": f.pieces}  # fmt: skip
         metadata = {name: json.dumps(value) for name, value in about.items()}
         save_tensors(self.folder / "launch-model.safetensors", learnt, metadata)

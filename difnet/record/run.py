@@ -61,8 +61,11 @@ class Run:
 
     @property
     def tests(self) -> dict[str, Any]:
-        """What each model scored on the test tasks: {model: {iteration, tasks, loss, accuracy}}; {} if none was."""
-        told = {e.model: {k: v for k, v in e.to_dict().items() if k not in ("event", "model")}
+        """What each model scored on the test tasks: {model: {iteration, tasks, loss, accuracy}}; {} if none was.
+
+        Of the agents' own models, which are tested where they differ, also how many: agents.
+        """
+        told = {e.model: {k: v for k, v in e.to_dict().items() if k not in ("event", "model") and v is not None}
                 for e in self.events if isinstance(e, Tested)}  # fmt: skip
         return self.summary.get("test") or told
 

@@ -82,7 +82,8 @@ def _figures(g: Tally) -> dict[str, Any]:
 def _test(tested: Tested, config: RunConfig) -> dict[str, Any]:
     """A model's scores, after as many inner steps as it was validated with; test.csv has them after every step."""
     told = ["0", *map(str, config.eval_steps)]
-    return {"iteration": tested.iteration, "tasks": tested.tasks,
+    agents = {} if tested.agents is None else {"agents": tested.agents}
+    return {"iteration": tested.iteration, "tasks": tested.tasks, **agents,
             **{what: {n: scores for n, scores in by_steps.items() if n in told}
                for what, by_steps in (("loss", tested.loss), ("accuracy", tested.accuracy))}}  # fmt: skip
 

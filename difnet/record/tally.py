@@ -1,7 +1,7 @@
 """What do the agents' words add up to? Pure: agents' events in, network-level events and totals out."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,13 +23,42 @@ from difnet.record.events import (
 )  # fmt: skip
 
 LATELY_S = 3.0  # the span over which rounds per second are taken
+ROUNDING = 1e-9  # of a centroid's squared length: launch models that are no farther apart are one
+MOST_OWN, MOST_VALUES = 100, 2**25  # agents whose own models are tested, and the values in all of these
 
 
 class ModelAt(NamedTuple):
-    """The network's launch model at some iteration: the centroid."""
+    """The network's launch model at some iteration: the centroid, and those of which it is."""
 
     iteration: int
     w: np.ndarray  # (L,), in the agents' own type
+    own: Mapping[int, np.ndarray] = {}  # agent -> its launch model (L,)
+
+    @property
+    def apart(self) -> float:
+        """How far the agents' own models are from their mean: the mean squared distance, of its squared length."""
+        if not self.own:
+            return 0.0
+        wide = self.w.astype(np.float64)
+        gaps = [w.astype(np.float64) - wide for w in self.own.values()]
+        return float(np.mean([gap @ gap for gap in gaps])) / max(float(wide @ wide), 1e-300)
+
+    def that_differ(self) -> dict[int, np.ndarray]:
+        """The agents' own models, if they differ by more than rounding does: their mean is then a model of nobody's.
+
+        Of many agents, or of few with big models, some evenly spread ones.
+
+        >>> one, other = np.ones(2), np.zeros(2)
+        >>> list(ModelAt(0, one, {0: one, 1: one}).that_differ())
+        []
+        >>> list(ModelAt(0, one, {0: one, 1: other}).that_differ())
+        [0, 1]
+        """
+        if len(self.own) < 2 or self.apart <= ROUNDING:
+            return {}
+        agents = sorted(self.own)
+        most = max(2, min(MOST_OWN, MOST_VALUES // len(self.w), len(agents)))
+        return {agents[n]: self.own[agents[n]] for n in np.linspace(0, len(agents) - 1, most).round().astype(int)}
 
 
 @dataclass
@@ -108,8 +137,8 @@ class Tally:
             {steps: over_agents([t.accuracy[steps] for t in tests], worst=min) for steps in tests[0].accuracy},
             {name: sum(getattr(t, name) for t in tests) for name in ("payload_bytes", "steps", "uploads")},
         )  # fmt: skip
-        held = ModelAt(iteration, centroid(W).astype(W.dtype))
-        self.first, self.last = self.first or held, held
+        held = ModelAt(iteration, centroid(W).astype(W.dtype), dict(zip(agents, W, strict=True)))
+        self.first, self.last = self.first or held._replace(own={}), held
         if self.best is None or _merit(validated) > max(map(_merit, self.validations), default=-float("inf")):
             self.best = held
         return validated
@@ -166,3 +195,9 @@ class ScoredModel(NamedTuple):
     iteration: int
     figures: np.ndarray  # (T, 1 + S, F): the loss, and the accuracy where there is one
     samples: np.ndarray  # (T,): query samples of each task
+
+
+def over_tasks(scored: ScoredModel) -> np.ndarray:
+    """One model's figures over all tasks, (1 + S, F): the mean loss, and the accuracy over all samples."""
+    loss, accuracy = scored.figures[:, :, :1], scored.figures[:, :, 1:]
+    return np.concatenate([loss.mean(axis=0), np.average(accuracy, axis=0, weights=scored.samples)], axis=1)

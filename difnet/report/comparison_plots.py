@@ -9,7 +9,7 @@ import numpy as np
 from difnet.errors import RunFolderError
 from difnet.maths.distributions import bandwidth, cdf, density
 from difnet.record.costs import Target, to_reach
-from difnet.record.events import LOCAL_AVERAGE
+from difnet.record.events import LOCAL_AVERAGE, OWN_MODELS
 from difnet.record.formatting import bytes_text, steps_text, time_text
 from difnet.record.run import Run
 from difnet.report.experiments import Experiments, grouped, scores, spent, steps_tested, target_text
@@ -214,7 +214,8 @@ def _draw_distributions(ax: "Axes", groups: Experiments, what: str, steps: str) 
         colour = COLOURS[index % len(COLOURS)]
         each = [own for run in group if (own := scores(run, what, steps)).size]
         if each:
-            name = _pooled_label(label, each)
+            centroid = "centroid of " if any(OWN_MODELS in run.tests for run in group) else ""
+            name = centroid + _pooled_label(label, each)
             values.append(_step(ax, np.concatenate(each), color=colour, linewidth=1.8, label=name))
         averages = np.concatenate([scores(run, what, steps, LOCAL_AVERAGE) for run in group])
         if averages.size and tuple(averages) not in drawn:  # several may have set out from the same average

@@ -7,7 +7,7 @@ from typing import Any
 from difnet.maths.scores import interval
 from difnet.record.comparing import flatten
 from difnet.record.costs import Target, to_reach
-from difnet.record.events import LAUNCH_MODEL, LOCAL_AVERAGE
+from difnet.record.events import LAUNCH_MODEL, LOCAL_AVERAGE, OWN_MODELS
 from difnet.record.formatting import bytes_text, energy_text, number_text, steps_text, time_text
 from difnet.record.run import Run
 from difnet.report.experiments import grouped, seeds_text
@@ -20,6 +20,7 @@ TEST_FIGURES = {
     },
     "loss": {"mean": "mean", "median": "median", "std": "s.d. over tasks", "worst": "worst"},
 }  # fmt: skip
+OVER_AGENTS = {"mean": "mean over agents", "median": "median agent", "worst": "worst agent"}
 
 
 # Figures as text
@@ -46,7 +47,7 @@ def joules_text(joules: float | None) -> str:
 
 
 def qualities(runs: Sequence[Run]) -> str:
-    """How good the energy figures of these runs are: "measured", "estimated", or both where they differ."""
+    """How good the energy figures of these runs are: "measured", "estimated", "unknown", or all of them that occur."""
     told = sorted({str((run.summary.get("energy") or {}).get("quality") or "quality unknown") for run in runs})
     return ", ".join(told)
 
@@ -141,7 +142,7 @@ def per_run(runs: Sequence[Run]) -> Table:
 def on_test_tasks(runs: Sequence[Run]) -> list[Block]:
     """A table for each model that was tested, behind what it shows: a row per figure, a column per experiment."""
     blocks: list[Block] = []
-    for model in (LAUNCH_MODEL, LOCAL_AVERAGE):
+    for model in (OWN_MODELS, LAUNCH_MODEL, LOCAL_AVERAGE):
         tested = [run.tests[model] for run in runs if model in run.tests]
         if not tested:
             continue
@@ -150,16 +151,28 @@ def on_test_tasks(runs: Sequence[Run]) -> list[Block]:
         blocks.append(Paragraph(
             f"The {model}, tested once on {' or '.join(map(str, counts))} tasks or clients that had no part in "
             "training; of several seeds the mean ± half the width of its 95 % confidence interval (Student's t)."
+            f"{_why(model, tested, any(OWN_MODELS in run.tests for run in runs))}"
         ))  # fmt: skip
         rows = [
             (f"{what} {_stage(steps)}, {words}", *(confident(_scored(r, model, what, steps, name) for r in group)
                                                   for group in groups.values()))
             for what, figures in TEST_FIGURES.items() for steps in _told_steps(tested, what)
-            for name, words in figures.items()
+            for name, words in (OVER_AGENTS if model == OWN_MODELS else figures).items()
         ]  # fmt: skip
         heads = [f"{label} ({seeds_text(group, 'mean and 95 % interval')})" for label, group in groups.items()]
         blocks.append(Table((f"test, {model}", *heads), tuple(rows)))
     return blocks
+
+
+def _why(model: str, tested: Sequence[dict[str, Any]], some_differ: bool) -> str:
+    """What a reader has to know of a mean of models that differ."""
+    if model == OWN_MODELS:
+        counts = " or ".join(map(str, sorted({test["agents"] for test in tested})))
+        return (f" These are networks whose agents ended with models that differ: each of {counts} agents is judged by "
+                "its own, on all tasks, because the mean of such models is a model that no agent has.")  # fmt: skip
+    if model == LAUNCH_MODEL and some_differ:
+        return " Where the agents' own models differ, it is their mean, which no agent has: judge by the table before."
+    return ""
 
 
 def _stage(steps: str) -> str:

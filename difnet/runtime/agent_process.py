@@ -45,7 +45,7 @@ class Assignment:
         if self.device == "cpu":
             return self.workload
         return build(self.workload.config.model_copy(update={"device": self.device}), self.topology.agents,
-                     self.topology.hub)  # fmt: skip
+                     self.topology.hub, self.topology.owners)  # fmt: skip
 
     def settled(self) -> "Assignment":
         """For the process that computes it: with the steps of its device."""
@@ -118,14 +118,15 @@ def _serve(k: int, assignment: Assignment, transport: Transport, reporter: Repor
 def _answer_calls(k: int, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
     """A client on the rim of a served star: the ordinary loop, in the rounds that the hub calls for."""
     workload, first = assignment.workload, int(assignment.workload.offline_steps > 0)
+    begin = workload.algorithm.begin or workload.algorithm.combine
     state = _start(k, assignment, reporter)
     if first:
         transport.tell(0, state.phi.numpy())
     client = Client(_wait_for_calls(workload.hub, transport), transport.tell, first)
     state = agent.run(
-        assignment.kernels.adapt, workload.algorithm.combine, workload.algorithm.combine(state, client.w),
-        TaskStream(workload, k), client.share, iterations=client.rounds(), local_steps=workload.config.local_steps,
-        combine_first=False, observe=reporter.after_round,
+        assignment.kernels.adapt, begin, begin(state, client.w), TaskStream(workload, k),
+        client.share, iterations=client.rounds(), local_steps=workload.config.local_steps, combine_first=False,
+        observe=reporter.after_round,
     )  # fmt: skip
     reporter.iteration, reporter.state = client.iteration, state
 

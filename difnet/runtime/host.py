@@ -169,7 +169,7 @@ def _load(asked: RunConfig, topology: Topology, note: Callable[[str], None]) -> 
     if asked.device != "cpu":
         check_device_aside(asked.device)
     with progress_to(as_lines(note)):
-        workload = build(config, topology.agents, topology.hub)
+        workload = build(config, topology.agents, topology.hub, topology.owners)
         check_target(workload)
     return workload
 

@@ -54,7 +54,7 @@ def simulate(config: RunConfig, listen: Callable[[Event], None] = lambda event: 
 def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, Any]:
     topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
     with progress_to(as_lines(lambda text: listen(Note(text, 0.0)))):
-        workload = build(config, topology.agents, topology.hub)
+        workload = build(config, topology.agents, topology.hub, topology.owners)
         check_target(workload)
         recorder = Recorder(config, topology, "simulate", listen)
         recorder.start()
@@ -119,30 +119,31 @@ class Simulation:
         """The rounds of a served star: call, adapt, answer, take the server's step. Returns "done" or "stopped"."""
         config, clients, hub, server = self.config, self.workload.clients, self.workload.hub, self.algorithm.server
         assert server is not None and hub is not None, "simulate asks for this where somebody serves"
+        begin = vmap(self.algorithm.begin or self.algorithm.combine)
         state = self._first_states()
         first = self.workload.first_state(hub).w
         if self._opening:
             local = {k: state.phi[r].cpu().numpy() for r, k in enumerate(clients)}
             first = aligned(weighted_mean(local, dict.fromkeys(clients, 1.0))).to(config.device)
             self._answered(clients)
-        state = self._combine(state, first.expand_as(state.w))
+        state = begin(state, first.expand_as(state.w))
         served = server.init(first)
         self._evaluate(hub, 0, served.w)
         i = 0
         for i in range(1, config.iterations + 1):
             called = self.workload.server_rounds.called(i - 1)
             rows = [clients.index(k) for k in called]
-            state = with_rows(state, rows, self._combine(rows_of(state, rows), served.w.expand(len(rows), -1)))
+            state = with_rows(state, rows, begin(rows_of(state, rows), served.w.expand(len(rows), -1)))
             state = self._local_steps(adapt, state, i, rows)
             self._heard[called] += 1
             self._answered(called)
             taken = list(zip(called, rows, strict=True))[: self.workload.server_rounds.wanted]  # nobody is late here
-            mean = self.workload.server_rounds.mean({k: state.phi[r].cpu().numpy() for k, r in taken})
+            mean = self.workload.server_rounds.mean(i - 1, {k: state.phi[r].cpu().numpy() for k, r in taken})
             self._abandoned += mean is None
             served = served if mean is None else server.step(served, aligned(mean).to(config.device))
             if self._report(i, [hub], served.w[None]):
                 break
-        state = self._combine(state, served.w.expand_as(state.w))
+        state = begin(state, served.w.expand_as(state.w))
         self._heard[clients] += 1
         return self._finish(i, {hub: served, **{k: row_of(state, r) for r, k in enumerate(clients)}})
 

@@ -56,7 +56,7 @@ class Hub:
         answers = self._transport.hear(self._first + i, called, self._rounds.wanted, settings.deadline_s)
         self.heard += len(answers)
         self.answered += len(answers)
-        mean = self._rounds.mean(answers)
+        mean = self._rounds.mean(i, answers)
         self.abandoned += mean is None
         return None if mean is None else aligned(mean)
 

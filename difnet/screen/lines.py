@@ -34,11 +34,12 @@ def plain_line(event: Event) -> str | None:
     """
     match event:
         case RunStarted():
-            line = (
-                f"{event.run}: {event.agents} agents on {event.topology} ({event.edges} edges, mixing rate "
-                f"{number_text(event.mixing_rate)}), {event.strategy} {event.algorithm} on {event.task}, "
-                f"{event.iterations} iterations"
-            )
+            network = f"({event.edges} edges, mixing rate {number_text(event.mixing_rate)})"
+            who = f"{event.agents} agents on {event.topology} {network}"
+            if event.strategy == "centralised":
+                who = f"one learner for all agents of {event.topology}"
+            line = (f"{event.run}: {who}, {event.strategy} {event.algorithm} on {event.task}, "
+                    f"{event.iterations} iterations")  # fmt: skip
         case Note():
             line = event.text
         case Ready():
@@ -58,6 +59,8 @@ def plain_line(event: Event) -> str | None:
                 line += f"; consensus error {number_text(event.disagreement)}"
         case Tested():
             what = f"the {event.model} of iteration {event.iteration}"
+            if event.agents:
+                what = f"{event.agents} {event.model}, which differ,"
             line = f"tested {what} on {event.tasks} tasks: {_test_text(event)}"
         case NeighbourLost():
             line = f"agent {event.agent} goes on without {event.neighbour}: {event.reason}"
@@ -76,10 +79,16 @@ def _test_text(event: Tested) -> str:
     """The figures of a test before adaptation, after one inner step and after the most."""
     what, by_steps = ("accuracy", event.accuracy) if event.accuracy else ("loss", event.loss)
     shown = dict.fromkeys(n for n in ("0", "1", max(by_steps, key=int, default="0")) if n in by_steps)
-    scores = (by_steps[n].get("micro", by_steps[n].get("mean")) for n in shown)
-    texts = (f"{x:.1%}" if what == "accuracy" and x is not None else number_text(x) for x in scores)
-    told = zip(shown, texts, strict=True)
-    return f"{what} " + ", ".join(f"{x} {'before' if n == '0' else steps_text(n)}" for n, x in told)
+
+    def figure(scores: Mapping[str, float | None], name: str) -> str:
+        value = scores.get("micro", scores.get("mean")) if name == "mean" else scores.get(name)
+        return f"{value:.1%}" if what == "accuracy" and value is not None else number_text(value)
+
+    told = (figure(by_steps[n], "mean") for n in shown)
+    if event.agents:  # who differ
+        told = (f"{figure(by_steps[n], 'mean')} (worst {figure(by_steps[n], 'worst')})" for n in shown)
+    return f"{what} " + ", ".join(f"{x} {'before' if n == '0' else steps_text(n)}"
+                                  for n, x in zip(shown, told, strict=True))  # fmt: skip
 
 
 def summary_table(summary: Mapping[str, Any]) -> RenderableType:

@@ -22,6 +22,10 @@ class TaskFamily(Protocol):
     - `accuracy`, with the signature of `loss`: the share of samples predicted rightly; and `metrics`, more such figures
       by name, which `difnet evaluate` tells;
     - `model_words`, what a model for its samples is built with, as far as its factory takes it: {"inputs": 784};
+    - `draw_alike(agent, count, rng)`, where support and query come from different parts of a client's samples: tensors
+      of the same shapes drawn from all of them alike, for algorithms that know no such parts;
+    - `samples_drawn(agent, count, rng)`, where an agent has several clients: how many samples the client behind each
+      task has that `draw` makes of the same generator, by which answers are weighted; else `samples(agent)` is asked;
     - `draw_unseen(part, count, rng)`, tasks held out for "validation" or "test"; else `draw(None, …)` is asked;
     - `manifest()`, a table of who has what, which a run keeps as partition.json: "agents" (a list for each) and parts;
     - `baselines`, predictors by name that need no training: one client's Tasks -> scores of its query samples.
@@ -48,7 +52,7 @@ class Federation(TaskFamily, Protocol):
     accuracy: Callable[[Tensor, Tensor], Tensor]  # (prediction, target) -> share of samples predicted rightly, ()
 
     def samples(self, agent: int) -> int:
-        """How many training samples an agent holds: its weight where answers are weighted by samples."""
+        """How many training samples an agent holds: its chance to be called where calls go by samples."""
         ...
 
     def held_out(self, part: str) -> Sequence[Tasks]:

@@ -25,11 +25,27 @@ Members = Callable[[int], Indices]  # client -> its rows
 
 
 class Pool(NamedTuple):
-    """One part, support or query, of several clients, one after another: drawing from it is a single look-up."""
+    """One part of several clients, one after another: drawing from it is a single look-up."""
 
     rows: Indices
     first: Indices  # (clients,): where each client begins
     sizes: Indices  # (clients,)
+
+    def some(self, clients: Indices, n: int, rng: np.random.Generator) -> Indices:
+        """n rows of each of these clients, (clients, n)."""
+        return self.rows[self.first[clients, None] + sample_rows(rng, self.sizes[clients], n)]
+
+
+class Pools(NamedTuple):
+    """The support parts of several clients, their query parts, and all that they have."""
+
+    support: Pool
+    query: Pool
+    whole: Pool
+
+    def choose(self, count: int, rng: np.random.Generator) -> Indices:
+        """The clients of so many tasks, all alike likely: the first that is drawn of a generator, whatever follows."""
+        return rng.integers(len(self.whole.sizes), size=count)
 
 
 def pool(parts: Sequence[Indices]) -> Pool:
@@ -64,7 +80,7 @@ class Clients:
         self._hands[None] = held_out["validation"]
         self._parts = held_out
         self._cut = cut_client
-        self._pools: dict[int | None, tuple[Pool, Pool]] = {}
+        self._pools: dict[int | None, Pools] = {}
 
     def draw(self, agent: int | None, count: int, rng: np.random.Generator) -> Tasks:
         """Tasks with inputs and targets as `take` makes them: leading sizes (count, samples).
@@ -73,17 +89,28 @@ class Clients:
         `shots` samples of its support part and `queries` of its query part: without replacement where the part has as
         many, else with replacement.
         """
-        support, query = self._pool(agent)
-        clients = rng.integers(len(support.sizes), size=count)
+        pools = self._pool(agent)
+        clients = pools.choose(count, rng)
+        support, query = pools.support.some(clients, self.shots, rng), pools.query.some(clients, self.queries, rng)
+        return Tasks(self._take(support), self._take(query))
 
-        def some(part: Pool, n: int) -> Batch:
-            return self._take(part.rows[part.first[clients, None] + sample_rows(rng, part.sizes[clients], n)])
+    def draw_alike(self, agent: int | None, count: int, rng: np.random.Generator) -> Tasks:
+        """As `draw`, of the same clients, with samples of both parts drawn alike: what FedAvg calls a minibatch.
 
-        return Tasks(some(support, self.shots), some(query, self.queries))
+        A sample is as likely as any other of its client, wherever `draw` would use it.
+        """
+        pools = self._pool(agent)
+        rows = pools.whole.some(pools.choose(count, rng), self.shots + self.queries, rng)
+        return Tasks(self._take(rows[:, : self.shots]), self._take(rows[:, self.shots :]))
 
     def samples(self, agent: int) -> int:
         """How many samples the agent's training clients hold together, support and query."""
         return sum(len(rows) for c in self._hands[agent] for rows in self._cut(int(c)))
+
+    def samples_drawn(self, agent: int, count: int, rng: np.random.Generator) -> Indices:
+        """How many samples, of both parts, the client of each task has that `draw` makes of the same generator."""
+        pools = self._pool(agent)
+        return pools.whole.sizes[pools.choose(count, rng)]
 
     def held_out(self, part: str) -> Sequence[Tasks]:
         """All data of every client held out for "validation" or "test", one task each, without a leading size."""
@@ -130,10 +157,11 @@ class Clients:
                 counts.update(targets.tolist())
         return {str(c): counts[c] for c in sorted(counts)}
 
-    def _pool(self, agent: int | None) -> tuple[Pool, Pool]:
+    def _pool(self, agent: int | None) -> "Pools":
         if agent not in self._pools:
-            parts = [self._cut(int(c)) for c in self._hands[agent]]
-            self._pools[agent] = pool([support for support, _ in parts]), pool([query for _, query in parts])
+            supports, queries = zip(*(self._cut(int(c)) for c in self._hands[agent]), strict=True)
+            whole = [np.concatenate(parts) for parts in zip(supports, queries, strict=True)]
+            self._pools[agent] = Pools(pool(supports), pool(queries), pool(whole))
         return self._pools[agent]
 
 

@@ -19,6 +19,7 @@ from difnet.maths.mixing import Array
 from difnet.topology import generators, graphs
 from difnet.topology.weights import RULES, check_matrix
 
+STRATEGIES = ("diffusion", "cta", "centralised", "fully-connected", "noncooperative")
 _DENSE_AGENTS = 400  # A is written whole up to so many agents; above, by its entries where most of it is zero
 
 
@@ -27,7 +28,8 @@ class Topology:
     """A network: who hears whom, and with which weight.
 
     `graph` has the nodes 0..K-1; `A` is float64 (K, K) and read-only; `rule` names what made A ("given" for an explicit
-    matrix); `source` is what was loaded; `hub` is the centre of a star, or None.
+    matrix); `source` is what was loaded; `hub` is the centre of a star, or None; `owners` is how many agents' tasks the
+    one learner of a centralised network has, or None, where every agent has its own.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Topology:
     source: str
     hub: int | None = None
     note: str = ""
+    owners: int | None = None
 
     def __post_init__(self) -> None:
         self.A.setflags(write=False)
@@ -77,23 +80,30 @@ class Topology:
     def with_strategy(self, strategy: str) -> "Topology":
         """The same agents under a strategy: as they are, all hearing all (A = 11^T/K), or each alone (A = I).
 
-        Raises: ConfigError, for a strategy that is none of diffusion, cta, centralised, noncooperative.
+        Under "centralised" one learner is left, which has the tasks of all agents and one optimiser. "fully-connected"
+        is what Dif-MAML's section IV compares with: with SGD and a common start both are the same recursion; where each
+        agent keeps an optimiser's state of its own, as Adam's moments, they are not.
+
+        Raises: ConfigError, for a strategy that is none of STRATEGIES.
 
         >>> from difnet.topology.networks import load
-        >>> load("ring6").with_strategy("centralised").mixing_rate < 1e-12
+        >>> load("ring6").with_strategy("fully-connected").mixing_rate < 1e-12
         True
+        >>> load("ring6").with_strategy("centralised").agents, load("ring6").with_strategy("centralised").owners
+        (1, 6)
         """
         if strategy in ("diffusion", "cta"):
             return self
         if strategy == "centralised":
+            return replace(self, graph=nx.empty_graph(1), A=np.eye(1), rule=strategy, hub=None, owners=self.agents)
+        if strategy == "fully-connected":
             graph = generators.build("complete_graph", self.agents)
             return replace(self, graph=graph, A=np.full(self.A.shape, 1 / self.agents), rule=strategy, hub=None)
         if strategy == "noncooperative":
             graph = nx.empty_graph(self.agents)
             return replace(self, graph=graph, A=np.eye(self.agents), rule=strategy, hub=None)
-        known = ("diffusion", "cta", "centralised", "noncooperative")
-        raise ConfigError(f"no strategy called {strategy!r}{did_you_mean(strategy, known) or '.'} "
-                          f"Known: {', '.join(known)}.")  # fmt: skip
+        raise ConfigError(f"no strategy called {strategy!r}{did_you_mean(strategy, STRATEGIES) or '.'} "
+                          f"Known: {', '.join(STRATEGIES)}.")  # fmt: skip
 
     def served(self) -> "Topology":
         """This star with its hub as a server: after a round everybody holds the mean of what the rim has sent.
@@ -129,6 +139,7 @@ class Topology:
             "hub": self.hub,
             "source": self.source,
             "note": self.note,
+            "owners": self.owners,
         } | ({"labels": [labels[agent] for agent in range(self.agents)]} if labels else {})
 
     @classmethod
@@ -156,7 +167,7 @@ class Topology:
         nx.set_node_attributes(graph, dict(enumerate(labels)), "label")
         if data.get("rule") not in ("noncooperative", "server"):
             check_matrix(A, graph)
-        words = {word: data[word] for word in ("name", "rule", "source", "note") if word in data}
+        words = {word: data[word] for word in ("name", "rule", "source", "note", "owners") if word in data}
         return cls(**({"name": "", "rule": "given", "source": ""} | words), graph=graph, A=A, hub=hub)
 
 

@@ -43,6 +43,7 @@ class Workload:
     offline: Algorithm  # what each agent trains with alone, before the first iteration
     dtype: torch.dtype
     block: int  # adapt steps whose tasks are drawn together
+    owners: int | None  # whose tasks a single learner has; None: every agent its own
 
     @cached_property
     def given(self) -> LaunchModel | None:
@@ -94,6 +95,10 @@ class Workload:
         """Agent k's number among the agents with tasks, by which its tasks are drawn."""
         return k - (self.hub is not None and k > self.hub)
 
+    def owned_by(self, k: int) -> Sequence[int]:
+        """By which numbers agent k's tasks are drawn: its own; where it is the only learner, everybody's."""
+        return [self.client(k)] if self.owners is None else range(self.owners)
+
     def samples(self) -> dict[int, int]:
         """How many samples each client holds; where a family does not tell, every client counts alike."""
         count = getattr(self.family, "samples", lambda client: 1)
@@ -102,7 +107,20 @@ class Workload:
     @cached_property
     def server_rounds(self) -> ServerRounds:
         """Who takes part in which round, where there is a server."""
-        return ServerRounds(self.config.server, self.clients, self.samples(), self.config.seed)
+        return ServerRounds(self.config.server, self.clients, self.samples(), self.samples_drawn, self.config.seed)
+
+    def samples_drawn(self, k: int, i: int) -> float:
+        """How many samples the clients have that agent k draws from in round i: the mean over its tasks."""
+        count = getattr(self.family, "samples_drawn", None)
+        if count is None:
+            return float(self.samples()[k])
+        steps, per_step = self.config.local_steps, self.config.tasks
+        drawn = []
+        for number, place in (divmod(step, self.block) for step in range(i * steps, (i + 1) * steps)):
+            rng = generator(self.config.seed, Purpose.TRAIN, self.client(k), number)
+            block = count(self.client(k), self.block * per_step, rng)
+            drawn += [float(n) for n in block[place * per_step : (place + 1) * per_step]]
+        return sum(drawn) / len(drawn)
 
     @property
     def offline_steps(self) -> int:
@@ -131,10 +149,15 @@ class Workload:
             figures.append(accuracy(prediction, batch[1]).to(figures[0].dtype))
         return torch.stack(figures)
 
-    def draw(self, k: int | None, count: int, rng: np.random.Generator) -> Tasks:
-        """Tasks of agent k in the run's dtype and on its device; of the whole network's law, unseen ones, for None."""
-        drawn = self.unseen.draw(None, count, rng) if k is None else self.family.draw(self.client(k), count, rng)
-        return self._placed(drawn)
+    def draw(self, client: int | None, count: int, rng: np.random.Generator, alike: bool = False) -> Tasks:
+        """Tasks of a client in the run's dtype and on its device; of the whole network's law, unseen ones, for None.
+
+        Args: `alike`, samples of every kind alike, where the family makes a difference between support and query.
+        """
+        if client is None:
+            return self._placed(self.unseen.draw(None, count, rng))
+        draw = getattr(self.family, "draw_alike", self.family.draw) if alike else self.family.draw
+        return self._placed(draw(client, count, rng))
 
     def validation_tasks(self) -> Tasks | Sequence[Tasks]:
         """The tasks that a launch model is tested on in training: `eval_tasks` held-out clients where there are any."""
@@ -149,6 +172,16 @@ class Workload:
     def engine(self) -> str:
         """How kernels run: as the run says; unless told, what runs task after task is neither traced nor compiled."""
         return "eager" if self.config.engine == "auto" and self.model.each is in_turn else self.config.engine
+
+    @property
+    def cautions(self) -> list[str]:
+        """What computes as it was asked to, and is hardly what somebody wants."""
+        c, begins_anew = self.config, self.hub is not None and self.algorithm.begin is not None
+        if begins_anew and c.optimizer == "adam" and c.local_steps == 1 and self.first_state(self.clients[0]).slots:
+            return [f"caution: {c.algorithm.name}'s clients begin each round with an Adam anew, and in its first step "
+                    f"Adam takes the gradient's signs alone; with one local step that is all it does: try --optimizer "
+                    f"sgd, or more --local-steps"]  # fmt: skip
+        return []
 
     @property
     def has_tests(self) -> bool:
@@ -177,21 +210,28 @@ class TaskStream:
 
     def __init__(self, workload: Workload, k: int, purpose: Purpose = Purpose.TRAIN) -> None:
         self._workload, self._k, self._purpose, self._number = workload, k, purpose, -1
+        self._alike = (workload.offline if purpose is Purpose.OFFLINE else workload.algorithm).alike
         self._block: list[Tasks] = []
 
     def __call__(self, step: int) -> Tasks:
-        """The tasks of one adapt step: leading size `config.tasks`."""
+        """The tasks of one adapt step: leading size `config.tasks`, of every owner."""
         number, place = divmod(step, self._workload.block)
         if number != self._number:
             self._block, self._number = steps_of(self.block(number)), number
         return self._block[place]
 
     def block(self, number: int) -> list[Tensor]:
-        """The support inputs and targets and query inputs and targets of one block: leading sizes (steps, tasks)."""
+        """The support inputs and targets and query inputs and targets of one block: leading sizes (steps, tasks).
+
+        Of a learner that has the tasks of all, those that each owner would draw by itself, side by side.
+        """
         size, per_step = self._workload.block, self._workload.config.tasks
-        rng = generator(self._workload.config.seed, self._purpose, self._workload.client(self._k), number)
-        drawn = self._workload.draw(self._k, size * per_step, rng)
-        return [t.unflatten(0, (size, per_step)) for batch in drawn for t in batch]
+        each = []
+        for owner in self._workload.owned_by(self._k):
+            rng = generator(self._workload.config.seed, self._purpose, owner, number)
+            drawn = self._workload.draw(owner, size * per_step, rng, self._alike)
+            each.append([t.unflatten(0, (size, per_step)) for batch in drawn for t in batch])
+        return each[0] if len(each) == 1 else [torch.cat(tensors, dim=1) for tensors in zip(*each, strict=True)]
 
 
 def steps_of(block: list[Tensor]) -> list[Tasks]:

@@ -22,19 +22,29 @@ OFFLINE_TRAINER = "dsgd"
 ALGORITHM_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations")
 
 
-def build(config: RunConfig, agents: int, hub: int | None = None) -> Workload:
+def build(config: RunConfig, agents: int, hub: int | None = None, owners: int | None = None) -> Workload:
     """The workload of a configuration.
 
-    Args: `hub`, the centre of a star, which serves if the algorithm lets it.
+    Args: `hub`, the centre of a star, which serves if the algorithm lets it; `owners`, whose tasks the one agent of
+        centralised learning has.
     Raises: ConfigError, if a plug-in is unknown, refuses its options or does not fit the others.
     """
     check_device(config.device)
     dtype = getattr(torch, config.dtype)
-    family = make_family(config, agents - (hub is not None))
+    family = make_family(config, owners or agents - (hub is not None))
     choice = _choose_model(config, family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = FlatModel(catalog.model(choice.name, choice.options).to(config.device, dtype))
+        module = catalog.model(choice.name, choice.options).to(config.device, dtype)
+
+    def first_input() -> Tensor:
+        x = family.draw(0, 1, generator(config.seed, Purpose.TRAIN, 0)).support[0][0]
+        return x.to(config.device, dtype if x.is_floating_point() else x.dtype)
+
+    try:
+        model = FlatModel(module, first_input)
+    except ConfigError as error:
+        raise ConfigError(f"model {choice.name!r}: {error}") from error
 
     def loss(w: Tensor, batch: Batch) -> Tensor:
         return family.loss(model(w, batch[0]), batch[1])
@@ -45,8 +55,8 @@ def build(config: RunConfig, agents: int, hub: int | None = None) -> Workload:
     if hub is not None and server is None:
         family = make_family(config, agents)  # the hub is an agent like the others, with tasks of its own
     same = config.eval_shots is None and config.eval_queries is None
-    unseen = family if same else make_family(config, agents - (server is not None), unseen=True)
-    workload = Workload(config, agents, server, family, unseen, choice, model, algorithm, offline, dtype, 1)
+    unseen = family if same else make_family(config, owners or agents - (server is not None), unseen=True)
+    workload = Workload(config, agents, server, family, unseen, choice, model, algorithm, offline, dtype, 1, owners)
     workload.server_rounds.check()
     values = _check_family(workload)
     return replace(workload, block=max(1, min(MOST_BLOCK, BLOCK_VALUES // values)))
@@ -75,6 +85,9 @@ def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int |
     if algorithm.needs_hub and hub is None:
         raise ConfigError(f"algorithm {name!r} sends gradients, so it needs a hub, and this network has none; try "
                           f"--topology 'star_graph(n={max(2, agents - 1)})' or {' or '.join(stars())}")  # fmt: skip
+    if algorithm.offline and config.strategy == "centralised":
+        raise ConfigError(f"algorithm {name!r} begins from local models, and strategy 'centralised' has one learner; "
+                          f"leave it away")  # fmt: skip
     if algorithm.everyone and (config.local_steps > 1 or config.strategy == "cta"):
         raise ConfigError(f"algorithm {name!r} takes one step between two exchanges, and adapts before it combines; "
                           f"leave --local-steps and --strategy cta away")  # fmt: skip
@@ -116,7 +129,8 @@ def _check_family(workload: Workload) -> int:
     name = config.task.name
     try:
         k = workload.clients[0]
-        tasks = workload.draw(k, config.tasks, generator(config.seed, Purpose.TRAIN, 0))
+        owner = workload.owned_by(k)[0]
+        tasks = workload.draw(owner, config.tasks, generator(config.seed, Purpose.TRAIN, 0), workload.algorithm.alike)
         sizes = {t.shape[0] for batch in tasks for t in batch}
         if sizes != {config.tasks}:
             raise ConfigError(f"task {name!r}: draw(count={config.tasks}) returned leading sizes {sorted(sizes)}")
@@ -124,6 +138,7 @@ def _check_family(workload: Workload) -> int:
         for x, y in tasks:
             _refuse_pairs(name, workload.model(w, x[0]), y[0])
         x, y = tasks.support
+        _refuse_two_answers(workload.choice.name, workload.model, w, x[0])
         loss = workload.loss(w, (x[0], y[0]))
         if loss.shape == ():
             workload.algorithm.adapt(workload.first_state(k), tasks)
@@ -133,6 +148,24 @@ def _check_family(workload: Workload) -> int:
     if loss.shape != ():
         raise ConfigError(f"task {name!r}: its loss has shape {tuple(loss.shape)}; it must be a mean, a scalar")
     return sum(t.numel() for batch in tasks for t in batch)
+
+
+def _refuse_two_answers(name: str, model: FlatModel, w: Tensor, x: Tensor) -> None:
+    """Refuse a model whose output depends on anything but w and x: on random numbers, or on earlier calls.
+
+    Raises: ConfigError.
+    """
+    answers = []
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            answers.append(model(w + 0.01, x))  # a layer that begins at 0 would hide those before it
+    rounding = 1e-4 if x.is_cuda else 0.0  # there some sums are taken in any order
+    if not torch.allclose(answers[0], answers[1], rtol=rounding, atol=rounding, equal_nan=True):
+        raise ConfigError(f"model {name!r} gives two outputs for one input and the same parameters: it draws random "
+                          f"numbers of its own (as F.dropout or torch.rand_like do) or keeps something between calls, "
+                          f"so gradient, Hessian product and test would each see another function; make its output "
+                          f"follow from its parameters and its input alone")  # fmt: skip
 
 
 def _refuse_pairs(task: str, prediction: Tensor, target: Tensor) -> None:

@@ -17,7 +17,7 @@ import signal
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ class Kernel(NamedTuple):
 
     run: Function
     engine: str  # "aot" | "traced" | "eager"
+    operations: Function  # the same, run by PyTorch operation by operation: the trace, or the function as written
 
 
 class Pending(NamedTuple):
@@ -94,6 +95,29 @@ def _trace(name: str, function: Function, example: list[Tensor], say: Say) -> to
     except Exception as error:  # whatever a model's own code may raise under tracing
         say(f"{name} cannot be traced ({type(error).__name__}: {str(error).splitlines()[0][:120]}); it runs eagerly")
         return None
+    return _without_waste(graph)
+
+
+def _without_waste(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The trace without what is computed twice (if nothing is written in place), or what nobody asks for.
+
+    PyTorch's compiler does not see the first. Of a loss that is differentiated autograd asks the shape alone, for the
+    ones it begins with, and their node would keep the loss's own computation alive.
+    """
+    from torch._functorch.compile_utils import fx_graph_cse
+
+    operations = [node for node in graph.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    if not any(node.target._schema.is_mutable for node in operations):
+        graph = torch.fx.GraphModule(graph, fx_graph_cse(graph.graph))
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.ones_like.default):
+        ones = node.meta["val"]
+        if ones.dim() > 1:
+            continue  # its strides might be those of what it is like
+        with graph.graph.inserting_before(node):
+            made = graph.graph.call_function(torch.ops.aten.full.default, (list(ones.shape), 1), {
+                "dtype": ones.dtype, "layout": ones.layout, "device": ones.device, "pin_memory": False})  # fmt: skip
+        made.meta = node.meta
+        node.replace_all_uses_with(made)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
@@ -226,20 +250,24 @@ def _wait(children: list[Pending], say: Say) -> None:
 def _finish(pending: Pending, engine: str, say: Say) -> Kernel:
     name, function, example, graph, folder, _ = pending
     if graph is None:
-        return Kernel(function, "eager")
+        return Kernel(function, "eager", function)
+
+    def operations(inputs: list[Tensor]) -> list[Tensor]:
+        return list(graph(*inputs))
+
     if folder is not None:
         try:
             run, error = load_checked(folder, graph, example)
             dtype = next(t.dtype for t in example if t.is_floating_point())
             if not error <= TOLERANCE[dtype]:
                 raise ArithmeticError(f"it differs from eager by {error:.1e} of the largest value")
-            return Kernel(run, "aot")
+            return Kernel(run, "aot", operations)
         except (OSError, RuntimeError, ArithmeticError, KeyError, ValueError) as error:
             reason = _why_it_failed(folder) or str(error)
             if engine == "aot":
                 raise EnvironmentLacks(f"{name} could not be compiled: {reason}") from error
             say(f"{name} could not be compiled ({reason[:200]}); the traced graph runs instead")
-    return Kernel(lambda inputs: list(graph(*inputs)), "traced")
+    return Kernel(operations, "traced", operations)
 
 
 def _why_it_failed(folder: Path) -> str:
@@ -271,10 +299,21 @@ def load_checked(folder: Path, graph: torch.fx.GraphModule, example: list[Tensor
 def count_flops(function: Function, example: list[Tensor]) -> int | None:
     """Floating-point operations of one call: a multiply-add counts as two, element-wise operations as none.
 
+    Give it a kernel's `operations`: a trace lacks what the function as written computes for nothing.
+
     None where there are none to count.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.bmm: _batched_product}) as counter:
         function(list(example))
     return counter.get_total_flops() or None
+
+
+def _batched_product(a: Sequence[int], b: Sequence[int], **_: Any) -> int:
+    """Matrix products (n, rows, inner) by (n, inner, columns); one with a single number scales, element by element.
+
+    So is a dot product that is mapped over tasks differentiated.
+    """
+    count, rows, inner, columns = *a, b[2]
+    return 0 if inner == 1 and 1 in (rows, columns) else 2 * count * rows * inner * columns

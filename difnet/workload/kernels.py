@@ -30,6 +30,8 @@ def compile_kernels(workload: Workload, say: engine.Say) -> Kernels:
     """Trace and compile what one agent runs."""
     config, algorithm, validation = workload.config, workload.algorithm, workload.validation_tasks()
     first = workload.first_state(workload.clients[0]).w
+    for caution in workload.cautions:
+        say(caution)
 
     def scores(w: Tensor, tasks: Tasks | Sequence[Tasks]) -> Tensor:
         every = evaluate(workload.measure, algorithm.fit, w, tasks, config.eval_steps, workload.model.each)
@@ -62,8 +64,9 @@ def compile_kernels(workload: Workload, say: engine.Say) -> Kernels:
 
     adapt = step("the adapt step")
     train_alone = step("the offline step") if workload.offline_steps else None
-    flops = engine.count_flops(*functions["the adapt step"])
-    return Kernels(adapt, evaluation, train_alone, kernels["the adapt step"].engine, flops)
+    kernel, (_, example) = kernels["the adapt step"], functions["the adapt step"]
+    flops = engine.count_flops(kernel.operations, example)
+    return Kernels(adapt, evaluation, train_alone, kernel.engine, flops)
 
 
 def on_device(kernels: Kernels, device: str) -> Kernels:

@@ -1,6 +1,6 @@
 """Who takes part in a round of a served star, and what do the answers come to?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ class ServerRounds(NamedTuple):
     settings: Server
     clients: Sequence[int]
     samples: Mapping[int, int]  # client -> how many samples it holds
+    drawn: Callable[[int, int], float]  # (client, round) -> how many samples there were to draw its answer from
     seed: int
 
     @property
@@ -37,12 +38,17 @@ class ServerRounds(NamedTuple):
         weights = [self.samples[k] for k in there] if self.settings.sampling == "samples" else None
         return sample_clients(generator(self.seed, Purpose.SAMPLE, NETWORK, i), there, m, weights)
 
-    def mean(self, answers: Mapping[int, np.ndarray]) -> np.ndarray | None:
-        """The weighted mean of the answers, in the order of the clients; None where there are fewer than the quorum."""
+    def mean(self, i: int, answers: Mapping[int, np.ndarray]) -> np.ndarray | None:
+        """The weighted mean of round i's answers, in the order of the clients; None where there are fewer than the
+        quorum.
+
+        By samples, an answer counts as much as there were samples to draw it from: where an agent has the data of
+        several clients, that is the ones whose turn it was (n_k of McMahan et al. 2017), not all.
+        """
         if len(answers) < self.settings.quorum:
             return None
         by_samples = self.settings.aggregation == "samples"
-        return weighted_mean(answers, {k: float(self.samples[k]) if by_samples else 1.0 for k in answers})
+        return weighted_mean(answers, {k: self.drawn(k, i) if by_samples else 1.0 for k in answers})
 
     def check(self) -> None:
         """Raises: ConfigError, if these clients cannot fill a round."""

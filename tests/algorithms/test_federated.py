@@ -57,7 +57,7 @@ def star(algorithm, w: Tensor, rounds: int, *, local_steps: int = 1, draw=of_age
     path = [hub.w]
     for i in range(rounds):
         for k, state in enumerate(clients):
-            state = algorithm.combine(state, hub.w)
+            state = (algorithm.begin or algorithm.combine)(state, hub.w)
             for step in range(local_steps):
                 state = state._replace(w=state.phi) if step else state
                 state, _ = algorithm.adapt(state, draw(k, i * local_steps + step))
@@ -141,6 +141,32 @@ def test_several_local_steps_of_fedavg_are_each_clients_own_descent_and_then_the
                 theta = theta - 0.2 * jacobian(lambda u, x=x, y=y: loss(u, (x, y)), theta)
             ends.append(theta)
         assert apart(path[i + 1], sum(ends) / K) < 1e-13
+
+
+@pytest.mark.parametrize("algorithm", [fedavg, fedprox], ids=["fedavg", "fedprox"])
+def test_a_clients_optimiser_begins_anew_with_every_round(algorithm):
+    """torch.optim.Adam, made anew by each client in each round; one that was kept comes elsewhere."""
+    model, w, loss = smooth_net(nn.Tanh)
+    words = {"proximal": 0.0} if algorithm is fedprox else {}
+    path = star(algorithm(model, loss, outer_lr=0.05, optimizer="adam", **words), w, 3, local_steps=3)
+
+    def by_torch(anew: bool) -> Tensor:
+        hub, kept = w, [w.clone().requires_grad_() for _ in range(K)]
+        moments = [torch.optim.Adam([theta], lr=0.05) for theta in kept]
+        for i in range(3):
+            for k, theta in enumerate(kept):
+                theta.data = hub.clone()
+                adam = torch.optim.Adam([theta], lr=0.05) if anew else moments[k]
+                for step in range(3 * i, 3 * i + 3):
+                    x, y = (torch.cat(parts, 1).flatten(0, 1) for parts in zip(*of_agent(k, step), strict=True))
+                    adam.zero_grad()
+                    loss(theta, (x, y)).backward()
+                    adam.step()
+            hub = sum(theta.detach() for theta in kept) / K
+        return hub
+
+    assert apart(path[3], by_torch(anew=True)) < 1e-12
+    assert apart(path[3], by_torch(anew=False)) > 1e-3
 
 
 # --- clients -------------------------------------------------------------------------------------------------------

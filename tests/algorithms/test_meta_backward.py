@@ -14,7 +14,7 @@ from difnet.algorithms import Algorithm, State
 from difnet.algorithms.meta_backward import meta_backward
 from difnet.errors import ConfigError
 from difnet.maths.flat import FlatModel
-from difnet.maths.meta_backward import ascend, multiplier, project, radii
+from difnet.maths.meta_backward import ascend, multiplier, project, radii, reach
 from difnet.meta import Tasks
 
 inf = math.inf
@@ -347,3 +347,80 @@ def test_a_trace_and_a_map_over_agents_compute_what_the_code_says(options):
         slots = [tuple(outcome[1:4]) for outcome in plain]
         centre = torch.stack([outcome[0] for outcome in plain]).mean(0)
     assert {outcome[2].item() for outcome in plain} == {3.0}
+
+
+# --- (23) solved in its ball ---------------------------------------------------------------------------------------
+
+
+def number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def gap_of(phi: Tensor, tasks: Tasks, target: float, loss=loss) -> float:
+    samples = tuple(torch.cat([*s, *q]) for s, q in zip(*tasks, strict=True))
+    return abs(float(loss(phi, samples)) - target)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("radius", [0.0, 0.01, 0.3, 3.0])
+@pytest.mark.parametrize("times", [0.0, 0.5, 1.02, 3.0])
+def test_what_is_reached_lies_in_the_ball_and_is_never_worse_than_the_projection(seed, radius, times):
+    """Whatever the level asked for, a tanh net's loss from nothing to three times what it is."""
+    centre, tasks = numbers(MODEL.size, seed=seed), sines(seed % AGENTS, seed)
+    phi = project(centre + numbers(MODEL.size, seed=50 + seed), centre, radius)
+    target = times * gap_of(phi, tasks, 0.0)
+    before, gaps = gap_of(phi, tasks, target), []
+    for steps in (1, 3, 10, 30):
+        point, gap = reach(loss, phi, tasks, number(target), centre=centre, radius=radius, steps=steps)
+        assert torch.linalg.vector_norm(point - centre) <= radius * (1 + 1e-12)
+        close(gap, gap_of(point, tasks, target))
+        gaps.append(float(gap))
+    assert gaps == sorted(gaps, reverse=True) and gaps[0] <= before * (1 + 1e-12)
+    assert gaps[-1] < before if radius > 0 and times == 0.5 else gaps[-1] <= before * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("radius", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("level", [0.0, 0.3, 1.0, 2.0])
+def test_on_a_parabola_it_comes_as_near_as_a_line_search_does(level, radius):
+    """Its levels are spheres around c, so a line through c and the ball's centre meets every level that the ball has.
+
+    `level` is the target, in units of the loss at the ball's centre; with the small ball some are out of reach.
+    """
+    c, centre = numbers(4, seed=1), numbers(4)
+    away = (centre - c) / torch.linalg.vector_norm(centre - c)
+    target = level * gap_of(centre, points(c), 0.0, parabola)
+    line = [centre + float(t) * away for t in np.linspace(-radius, radius, 20001)]
+    best = min(gap_of(point, points(c), target, parabola) for point in line)
+    side = project(centre + numbers(4, seed=2), centre, radius)
+    point, gap = reach(parabola, side, points(c), number(target), centre=centre, radius=radius,
+                       steps=400)  # fmt: skip
+    assert torch.linalg.vector_norm(point - centre) <= radius * (1 + 1e-12)
+    assert abs(float(gap) - best) < 2e-3 * max(1.0, target)
+    assert best < 1e-2 or float(gap) > best - 1e-9
+
+
+def test_where_there_is_no_slope_it_stays():
+    c = numbers(4)
+    point, gap = reach(parabola, c, points(c), number(0.7), centre=c, radius=1.0, steps=5)
+    assert torch.equal(point, c) and gap == 0.7
+
+
+def test_solved_in_the_ball_every_step_has_the_loss_nearer_to_what_the_ascent_asks_for():
+    """A whole run, and at each of its steps the point that the printed form would have gone to from there."""
+    algorithm, starts = meta_backward(MODEL, loss, iterations=K, rate=0.05, solve="ball"), local_models()
+    rounds, _ = run(algorithm, starts, sines, K)
+    before, nearer = [start.numpy() for start in starts], 0
+    for step, (_, centre, states, infos) in enumerate(rounds):
+        for agent, (state, info) in enumerate(zip(states, infos, strict=True)):
+            w, tasks = torch.tensor(before[agent], requires_grad=True), sines(agent, step)
+            (x, y), (q, z) = tasks
+            loss(w, (torch.cat([*x, *q]), torch.cat([*y, *z]))).backward()
+            up = w.detach() + 0.05 * w.grad
+            target = gap_of(up, tasks, 0.0)
+            radius = info["distance"] if info["projected"] else math.inf
+            printed = project(up, centre, max(float(radius), float(torch.linalg.vector_norm(state.phi - centre))))
+            close(info["gap"], gap_of(state.phi, tasks, target))
+            assert info["gap"] <= gap_of(printed, tasks, target) + 1e-9
+            nearer += float(info["gap"]) < 0.9 * gap_of(printed, tasks, target)
+            before[agent] = state.phi.numpy()
+    assert nearer >= 5

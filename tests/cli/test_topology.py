@@ -138,8 +138,11 @@ def test_a_file_named_in_a_toml_file_lies_beside_it(tmp_path):
 def test_strategies_change_who_hears_whom():
     ring = networks.load("ring6")
     assert ring.with_strategy("cta") is ring
-    assert (ring.with_strategy("centralised").A == 1 / 6).all()
-    assert ring.with_strategy("centralised").hears(2) == [0, 1, 3, 4, 5]
+    assert (ring.with_strategy("fully-connected").A == 1 / 6).all()
+    assert ring.with_strategy("fully-connected").hears(2) == [0, 1, 3, 4, 5]
+    one = ring.with_strategy("centralised")
+    assert (one.agents, one.owners, one.edges, one.hears(0)) == (1, 6, (), [])
+    assert topology.Topology.from_dict(one.to_dict()).owners == 6
     alone = ring.with_strategy("noncooperative")
     assert alone.mixing_rate == 1 and alone.edges == () and alone.hears(0) == []
     assert topology.Topology.from_dict(alone.to_dict()).mixing_rate == 1

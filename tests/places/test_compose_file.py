@@ -264,3 +264,9 @@ def test_help_tells_of_both_kinds_of_export() -> None:
     assert "difnet export compose" in command("export", "--help")
     told = command("export", "compose", "--help")
     assert "--profile" in told and "Examples:" in told
+
+
+def test_a_strategy_with_one_learner_has_one_container_for_it() -> None:
+    """However many agents the topology has."""
+    services = read(command("export", "compose", "--topology", "ring6", "--strategy", "centralised"))["services"]
+    assert sum(name.startswith(("agent", "host")) for name in services) == 1

@@ -135,7 +135,7 @@ def simulated(network, W, adapt, *, iterations, local_steps=1, strategy="diffusi
                          eval_steps=(1,), dtype="float64")  # fmt: skip
     size = SimpleNamespace(size=W.shape[1])
     algorithm = SimpleNamespace(combine=lambda state, mixed: state._replace(w=mixed))
-    workload = FromHere(c, network.agents, None, None, None, None, size, algorithm, None, W.dtype, 1, W.clone())
+    workload = FromHere(c, network.agents, None, None, None, None, size, algorithm, None, W.dtype, 1, None, W.clone())
     steps = SimpleNamespace(evaluate=lambda w: torch.zeros(2, 1), train_alone=None)
 
     def all_agents(state, step, rows):
@@ -356,7 +356,7 @@ def centralised(workload) -> Tensor:
 def test_all_hearing_all_with_sgd_and_a_common_start_is_centralised_maml(runtime):
     """A = 11'/K; not so with an Adam for each agent, which scales what it has not yet averaged."""
     def final(optimizer):
-        workload = sinusoids(strategy="centralised", optimizer=optimizer, outer_lr=0.05, iterations=12)
+        workload = sinusoids(strategy="fully-connected", optimizer=optimizer, outer_lr=0.05, iterations=12)
         steps, network = compile_kernels(workload, print), of(workload.config)
         if runtime == "agents":
             return workload, torch.stack([s.w for s in by_agents(workload, steps, network)])
@@ -368,6 +368,53 @@ def test_all_hearing_all_with_sgd_and_a_common_start_is_centralised_maml(runtime
     assert apart(want, workload.first_launch_model(0)) > 0.05
     assert apart(W, want) < 2e-15
     assert apart(final("adam")[1], want) > 1e-3
+
+
+def one_learner(**settings):
+    """Centralised: a workload of one agent that has the tasks of six, its kernels, and its network."""
+    words = {"model": {"name": "mlp", "hidden": [5]}, "tasks": 2, "shots": 4, "queries": 4, "iterations": 12,
+             "eval_tasks": 2, "eval_steps": [1], "dtype": "float64", "engine": "eager", "strategy": "centralised",
+             "outer_lr": 0.05}  # fmt: skip
+    network = networks.load("ring6").with_strategy("centralised")
+    workload = build(config.load(settings=words | settings), network.agents, network.hub, network.owners)
+    return workload, compile_kernels(workload, print), network
+
+
+@pytest.mark.parametrize(("optimizer", "torchs"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+@pytest.mark.parametrize("algorithm", ["dif-maml", "dsgd"])
+@pytest.mark.parametrize("runtime", ["agents", "exact", "batched"])
+def test_centralised_is_a_plain_loop_over_the_tasks_of_all_into_one_optimiser_of_torchs(
+    runtime, algorithm, optimizer, torchs
+):
+    """The tasks that six agents draw each by itself, the slope of their mean loss by autograd, one torch.optim."""
+    workload, steps, network = one_learner(optimizer=optimizer, algorithm=algorithm)
+    c, others = workload.config, sinusoids()
+    streams, w = [TaskStream(others, k) for k in range(6)], workload.first_launch_model(0).requires_grad_()
+    by_hand = torchs([w], lr=c.outer_lr)
+    with torch.enable_grad():
+        for step in range(c.iterations):
+            by_hand.zero_grad()
+            drawn = [(s, q) for tasks in (stream(step) for stream in streams)
+                     for s, q in zip(zip(*tasks.support, strict=True), zip(*tasks.query, strict=True), strict=True)]
+            assert len(drawn) == 12
+            total = 0
+            for s, q in drawn:
+                if algorithm == "dsgd":
+                    total = total + workload.loss(w, tuple(map(torch.cat, zip(s, q, strict=True))))
+                    continue
+                [slope] = torch.autograd.grad(workload.loss(w, s), w, create_graph=True)
+                total = total + workload.loss(w - c.inner_lr * slope, q)
+            (total / 12).backward()
+            by_hand.step()
+    if runtime == "agents":
+        (ended,) = by_agents(workload, steps, network)
+        got = ended.w
+    else:
+        adapt = (exact(workload, steps) if runtime == "exact" else batched(workload, print))
+        ((learnt, *_),) = run_simulator(workload, steps, network, adapt)
+        got = torch.from_numpy(learnt)
+    assert apart(w.detach(), workload.first_launch_model(0)) > 0.05
+    assert apart(got, w.detach()) < 1e-12
 
 
 @pytest.mark.parametrize("runtime", [agents_loop, simulated])

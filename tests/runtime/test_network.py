@@ -32,6 +32,7 @@ def states(folder: str) -> dict[str, np.ndarray]:
         ("--topology", "paper6", "--optimizer", "adam", "--weights", "averaging", "--init", "separate"),
         pytest.param(("--topology", "paper6", "--optimizer", "sgd", "--set", "transport=tcp"), marks=pytest.mark.slow),
         pytest.param(("--topology", "ring6", "--strategy", "cta", "--local-steps", "3"), marks=pytest.mark.slow),
+        pytest.param(("--topology", "ring6", "--strategy", "fully-connected"), marks=pytest.mark.slow),
         pytest.param(("--topology", "ring6", "--strategy", "centralised"), marks=pytest.mark.slow),
         pytest.param(("--topology", "paper6", "--strategy", "noncooperative"), marks=pytest.mark.slow),
         pytest.param(("--topology", "cycle_graph(n=5, directed=True)", "--set", "algorithm.inner=reptile"),

@@ -31,7 +31,7 @@ LOCAL = "tcp://127.0.0.1:*"
 
 def rounds(samples: dict[int, int] = ALIKE, **settings: object) -> ServerRounds:
     """The rounds of three clients, of agent 0's star."""
-    return ServerRounds(Server(**settings), sorted(samples), samples, seed=0)
+    return ServerRounds(Server(**settings), sorted(samples), samples, lambda k, i: float(samples[k]), seed=0)
 
 
 def message(value: float) -> np.ndarray:

@@ -165,7 +165,8 @@ def test_fedmeta_with_all_clients_and_sgd_is_centralised_maml_and_dif_maml_with_
              "optimizer": "sgd", "outer_lr": 0.05, "inner_lr": 0.02, "dtype": dtype, "seed": 3}  # fmt: skip
     served = {**words, "topology": "star_graph(n=4)", "algorithm": "fedmeta"}
     star = simulate(load(settings={**served, "runs": str(tmp_path / "star")}))
-    central = simulate(load(settings={**words, "topology": "complete_graph(n=4)", "strategy": "centralised",
+    strategy = "fully-connected" if dtype == "float64" else "centralised"
+    central = simulate(load(settings={**words, "topology": "complete_graph(n=4)", "strategy": strategy,
                                       "runs": str(tmp_path / "central")}))  # fmt: skip
     workload = build(load(settings=served), 5, 0)
     with torch_settings(), torch.enable_grad():
@@ -180,8 +181,51 @@ def test_fedmeta_with_all_clients_and_sgd_is_centralised_maml_and_dif_maml_with_
     assert abs(learnt - by_hand).max() < close
 
 
+def everything(workload: Workload, k: int) -> list[torch.Tensor]:
+    """All inputs of each training client of agent k, in the workload's type."""
+    family = workload.family
+    cuts = [np.concatenate(family._cut(int(client))) for client in family._hands[workload.client(k)]]
+    return [family._take(rows)[0].to(workload.dtype) for rows in cuts]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_fedavg_is_a_plain_loop_over_its_clients_rows(tmp_path, optimizer):
+    """Clients of fifty samples and minibatches of fifty: every local step is on all of a client's rows, by torch.optim.
+
+    So it is only if a minibatch is drawn of all samples alike, whatever others take for support.
+    """
+    config = load(settings={
+        "topology": "star_graph(n=3)", "algorithm": "fedavg", "task.name": "synthetic", "task.most": 50,
+        "task.clients": 5, "task.shares": [0.6, 0.2, 0.2], "task.support": 0.2, "shots": 20, "queries": 30, "tasks": 1,
+        "iterations": 4, "local_steps": 3, "optimizer": optimizer, "outer_lr": 0.05, "dtype": "float64",
+        "engine": "eager", "test_tasks": 0, "runs": str(tmp_path),
+    })  # fmt: skip
+    workload = build(config, 4, 0)
+    family, hub = workload.family, workload.first_launch_model(0)
+    data = [family._take(np.concatenate(family._cut(int(family._hands[client][0])))) for client in range(3)]
+    assert [len(y) for _, y in data] == [50, 50, 50]
+    begun = hub
+    for _ in range(4):
+        ends = []
+        for x, y in data:
+            w = hub.clone().requires_grad_()
+            by_torch = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]([w], lr=0.05)
+            for _ in range(3):
+                by_torch.zero_grad()
+                workload.loss(w, (x.double(), y)).backward()
+                by_torch.step()
+            ends.append(w.detach())
+        hub = sum(ends) / 3
+    assert abs(hub - begun).max() > 0.05
+    np.testing.assert_allclose(launch_model(simulate(config)), hub.numpy(), rtol=0, atol=1e-12)
+
+
 def test_answers_by_samples_are_meant_as_by_hand(tmp_path):
-    """One round of FedAvg on Synthetic: each client's step by autograd on its samples, then numpy's average."""
+    """One round of FedAvg on Synthetic: each agent's step by autograd on its samples, then numpy's average.
+
+    An agent's weight is what the five clients have that it drew from, each told by its samples, and not what all have
+    whose data lies with it.
+    """
     config = load(settings={
         "topology": "star_graph(n=3)", "algorithm": "fedavg", "task": "synthetic", "server.aggregation": "samples",
         "iterations": 1, "optimizer": "sgd", "outer_lr": 0.5, "dtype": "float64", "engine": "eager", "test_tasks": 0,
@@ -196,7 +240,9 @@ def test_answers_by_samples_are_meant_as_by_hand(tmp_path):
         v = w.clone().requires_grad_()
         [slope] = torch.autograd.grad(workload.loss(v, (x, y)), v)
         ends.append((w - 0.5 * slope).numpy())
-        samples.append(workload.family.samples(k - 1))
+        sizes = {x.numpy().tobytes(): len(batch) for batch in everything(workload, k) for x in batch}
+        samples.append(np.mean([sizes[task[0].numpy().tobytes()] for task in sx]))
+        assert samples[-1] < workload.family.samples(k - 1) / 5
     got = launch_model(simulate(config))
     np.testing.assert_allclose(got, np.average(ends, axis=0, weights=samples), rtol=0, atol=1e-14)
     assert len(set(samples)) == 3 and abs(got - np.mean(ends, axis=0)).max() > 1e-4

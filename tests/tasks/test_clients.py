@@ -75,6 +75,36 @@ def test_a_drawn_task_is_of_one_client_and_its_support_is_never_query_in_another
     assert len(set(rows(tasks.support)) | set(rows(tasks.query))) == family.samples(2)
 
 
+def test_drawn_alike_a_sample_is_as_likely_as_any_other_of_its_client():
+    """Twenty thousand minibatches of one client of 25, a fifth for support: 3 + 4 different samples of it each.
+
+    Each sample's count is within five standard deviations of 7 / 25; drawn as support and query they are 3/5 and 1/5.
+    """
+    n, data = 20_000, table([25] * 10)
+    family = federation(data, agents=8)
+    tasks = family.draw_alike(0, n, np.random.default_rng(0))
+    assert tasks.support[0].shape == (n, 3, 1) and tasks.query[0].shape == (n, 4, 1)
+    both = torch.cat([tasks.support[0], tasks.query[0]], dim=1)[..., 0].long()
+    assert all(len(set(batch)) == 7 for batch in both[:500].tolist())
+    values, counts = both.unique(return_counts=True)
+    assert sorted(values.tolist()) == data.rows(int(tasks.support[1][0, 0])).tolist()
+    spread = (n * 7 / 25 * 18 / 25) ** 0.5
+    assert (abs(counts - n * 7 / 25) < 5 * spread).all()
+    apart = family.draw(0, n, np.random.default_rng(0))
+    assert len(set(rows(apart.support))) == 5 and len(set(rows(apart.query))) == 20
+
+
+def test_the_samples_that_are_counted_are_those_of_the_client_that_is_drawn():
+    """By the same generator, whichever way the tasks are drawn: the size of the group that the targets name."""
+    data = table()
+    family = federation(data)
+    counted = family.samples_drawn(1, 50, np.random.default_rng(3))
+    for draw in (family.draw, family.draw_alike):
+        groups = draw(1, 50, np.random.default_rng(3)).support[1][:, 0].numpy()
+        assert counted.tolist() == data.sizes[groups].tolist()
+    assert len(set(counted.tolist())) > 3 and max(counted) < family.samples(1)
+
+
 def test_an_agent_looks_at_the_rows_of_its_own_clients_alone():
     """Every row that anybody asks for is written down."""
     data, asked = table(), []

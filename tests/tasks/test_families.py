@@ -70,7 +70,8 @@ def test_network_task_model_and_algorithm_of_a_ready_made_run_fit_together(name)
     with miniature.kept_apart():
         workload = build(config, topology.agents, topology.hub)
     k = workload.clients[-1]
-    state, info = workload.algorithm.adapt(workload.first_state(k), workload.draw(k, 1, np.random.default_rng(0)))
+    tasks = workload.draw(workload.client(k), 1, np.random.default_rng(0))
+    state, info = workload.algorithm.adapt(workload.first_state(k), tasks)
     assert state.phi.shape == (workload.length,) and torch.isfinite(info["loss"])
 
 

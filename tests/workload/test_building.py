@@ -8,7 +8,9 @@ from torch import nn
 from difnet.config import load
 from difnet.errors import ConfigError
 from difnet.meta import Tasks
+from difnet.workload import TaskStream
 from difnet.workload.building import build
+from difnet.workload.kernels import compile_kernels
 
 
 class Lines:
@@ -64,3 +66,30 @@ def test_targets_that_would_be_paired_with_every_prediction_are_refused(samples)
 def test_targets_of_the_predictions_shape_and_a_loss_that_knows_better_are_not():
     assert fitted("column").length == 1761
     assert fitted("gaussian", model="tests.workload.test_building:two_outputs").length == 4
+
+
+@pytest.mark.parametrize(("settings", "cautious"), [
+    ({"algorithm": "fedavg"}, True), ({"algorithm": "fedprox"}, True), ({"algorithm": "per-fedavg"}, False),
+    ({"algorithm": "fedavg", "local_steps": 2}, False), ({"algorithm": "fedavg", "optimizer": "sgd"}, False),
+    ({"algorithm": "fedmeta"}, False),
+], ids=str)  # fmt: skip
+def test_a_run_says_that_one_step_of_an_adam_anew_is_the_sign_of_the_gradient(settings, cautious):
+    """And it is so: a step goes by the rate in every direction, however long the gradient is."""
+    workload = build(load(settings={"engine": "traced", **settings}), 4, hub=0)
+    said: list[str] = []
+    kernels = compile_kernels(workload, said.append)
+    assert any("signs alone" in text for text in said) == cautious
+    state = workload.algorithm.begin(workload.first_state(1), workload.first_state(1).w) if cautious else None
+    if state is not None:
+        moved = (kernels.adapt(state, TaskStream(workload, 1)(0))[0].phi - state.w).abs()
+        assert moved[moved > 0].median().item() == pytest.approx(workload.config.outer_lr, rel=1e-3)
+
+
+def test_centralised_learning_has_nothing_to_begin_from_that_others_learnt():
+    with pytest.raises(ConfigError, match=r"begins from local models.*one learner"):
+        build(load(settings={"algorithm": "meta-backward", "strategy": "centralised"}), 1, None, 6)
+
+
+def test_where_a_family_does_not_tell_an_answer_weighs_what_its_agent_has():
+    workload = fitted("column")
+    assert workload.samples_drawn(2, 7) == workload.samples()[2] == 1

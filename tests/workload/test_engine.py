@@ -119,6 +119,39 @@ def test_a_long_trace_is_not_compiled_unasked(cache, monkeypatch):
     assert kernel.engine == "traced" and said == []
 
 
+def test_a_trace_computes_nothing_twice_and_nothing_that_nobody_asks_for():
+    """A product that is wanted twice is taken once, and a loss that is only differentiated not at all."""
+
+    def wasteful(inputs: list[Tensor]) -> list[Tensor]:
+        x, y = (t[:, None] for t in inputs)
+        return [x.T @ y + 1, x.T @ y + 2, torch.func.grad(lambda u: (u.T @ y)[0, 0])(x)]
+
+    graph = engine._trace("f", wasteful, EXAMPLE, print)
+    traced = count_flops(lambda inputs: list(graph(*inputs)), EXAMPLE)
+    assert (count_flops(wasteful, EXAMPLE), traced) == (2 * 7 * 4, 2 * 7 * 2)
+    assert all(torch.equal(g, w) for g, w in zip(graph(*EXAMPLE), wasteful(EXAMPLE), strict=True))
+
+
+def test_a_trace_that_writes_in_place_is_not_taken_for_one_that_repeats_itself():
+    """The two sums are of different numbers, though they read the same."""
+
+    def writing(inputs: list[Tensor]) -> list[Tensor]:
+        x = inputs[0] * 1
+        before = x.sum()
+        x.mul_(2)
+        return [before, x.sum()]
+
+    graph = engine._trace("f", writing, EXAMPLE, print)
+    other = [EXAMPLE[0] + 1, EXAMPLE[1]]
+    assert all(torch.equal(g, w) for g, w in zip(graph(*other), writing(other), strict=True))
+
+
 def test_matrix_products_are_counted_as_two_operations_a_term(cache):
     counted = count_flops(lambda inputs: [inputs[0].outer(inputs[1]) @ inputs[1][:, None]], EXAMPLE)
     assert counted == 2 * 7 * 7 * 1
+
+
+def test_a_product_with_a_single_number_is_none():
+    """Mapped, a dot product is differentiated by one."""
+    dot, x = torch.vmap(torch.func.grad(torch.dot)), torch.ones(3, 7)
+    assert count_flops(lambda inputs: [dot(*inputs)], [x, x]) == 3 * 2 * 7  # the dot products themselves

@@ -14,6 +14,11 @@ from difnet.workload.server_rounds import ServerRounds
 K_MOST = 12
 
 
+def drawn(k: int, i: int) -> float:
+    """How many samples client k's answer of round i is drawn from."""
+    return 1.0 + (7 * k + 3 * i) % 11
+
+
 @st.composite
 def rounds(draw: st.DrawFn) -> ServerRounds:
     """The rounds of any run that would be let through: numbers of clients with a gap where the hub is."""
@@ -29,7 +34,7 @@ def rounds(draw: st.DrawFn) -> ServerRounds:
         aggregation=draw(st.sampled_from(["uniform", "samples"])),
     )  # fmt: skip
     samples = {k: draw(st.integers(1, 1000)) for k in clients}
-    return ServerRounds(settings, clients, samples, draw(st.integers(0, 2**63 - 1)))
+    return ServerRounds(settings, clients, samples, drawn, draw(st.integers(0, 2**63 - 1)))
 
 
 numbers = st.integers(0, 2**40)
@@ -49,7 +54,7 @@ def test_m_clients_and_those_called_beyond_them_are_distinct_clients_in_rising_o
 @given(run=rounds(), i=numbers)
 def test_a_round_is_the_same_whenever_and_by_whomever_it_is_asked_for(run, i):
     """Not by what was asked before, nor by settings that have no say in it."""
-    again = ServerRounds(run.settings, list(run.clients), dict(run.samples), run.seed)
+    again = ServerRounds(run.settings, list(run.clients), dict(run.samples), drawn, run.seed)
     later = [again.called(j) for j in (i + 1, 0, i)][-1]
     other = run._replace(settings=run.settings.model_copy(update={"aggregation": "samples", "quorum": 1}))
     assert run.called(i) == later == other.called(i)
@@ -62,19 +67,20 @@ def test_only_those_who_are_there_are_called(run, i, data):
     assert set(called) <= set(there) and len(called) == min(run.wanted + run.settings.oversample, len(there))
 
 
-@given(run=rounds(), data=st.data())
-def test_the_mean_is_numpys_average_over_those_who_answered(run, data):
+@given(run=rounds(), i=numbers, data=st.data())
+def test_the_mean_is_numpys_average_over_those_who_answered(run, i, data):
+    """By samples, each answer weighs as much as there were to draw it from in this round."""
     answered = data.draw(st.sets(st.sampled_from(list(run.clients)), min_size=1))
     answers = {k: np.array(data.draw(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3))) for k in answered}
-    weights = [run.samples[k] for k in answers] if run.settings.aggregation == "samples" else None
+    weights = [drawn(k, i) for k in answers] if run.settings.aggregation == "samples" else None
     want = np.average(list(answers.values()), axis=0, weights=weights)
-    np.testing.assert_allclose(run.mean(answers), want, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(run.mean(i, answers), want, rtol=1e-12, atol=1e-9)
 
 
 @given(quorum=st.integers(1, K_MOST), answers=st.integers(0, K_MOST))
 def test_fewer_answers_than_the_quorum_come_to_nothing(quorum, answers):
-    run = ServerRounds(Server(quorum=quorum), range(1, K_MOST + 1), dict.fromkeys(range(1, K_MOST + 1), 1), 0)
-    mean = run.mean({k: np.ones(2) for k in range(1, answers + 1)})
+    run = ServerRounds(Server(quorum=quorum), range(1, K_MOST + 1), dict.fromkeys(range(1, K_MOST + 1), 1), drawn, 0)
+    mean = run.mean(0, {k: np.ones(2) for k in range(1, answers + 1)})
     assert (mean is None) == (answers < quorum)
 
 
@@ -85,7 +91,8 @@ def test_fewer_answers_than_the_quorum_come_to_nothing(quorum, answers):
 def test_rounds_call_by_turns_as_often_as_the_sampling_says(sampling, samples, shares):
     """Four thousand rounds of one client: each count within five standard deviations of its share."""
     n = 4000
-    run = ServerRounds(Server(clients=1, sampling=sampling), [1, 2, 3], dict(zip([1, 2, 3], samples, strict=True)), 7)
+    held = dict(zip([1, 2, 3], samples, strict=True))
+    run = ServerRounds(Server(clients=1, sampling=sampling), [1, 2, 3], held, drawn, 7)
     counts = Counter(run.called(i)[0] for i in range(n))
     for k, share in zip([1, 2, 3], shares, strict=True):
         assert abs(counts[k] - n * share) < 5 * (n * share * (1 - share)) ** 0.5
