@@ -51,9 +51,9 @@ class LaunchModel:
         apart = float(self.about.get("apart") or 0.0)
         if apart <= ONE:
             return ""
-        share = f"{100 * math.sqrt(apart):.0f} % of its length"
-        return (f"this launch model is the mean of {self.about.get('agents', 'several')} agents' models that differ (by "
-                f"{share}): no agent has it, and none was trained to it; each one's own is in agents/ of the run")
+        agents, share = self.about.get("agents", "several"), f"{100 * math.sqrt(apart):.0f} % of its length"
+        return (f"this launch model is the mean of {agents} agents' models that differ (by {share}): no agent has it "
+                f"or was trained to it; each one's own is in agents/ of the run")  # fmt: skip
 
     @property
     def state(self) -> Tensor:
