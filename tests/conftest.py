@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)  # several tests at a time share the cores already
 REPOSITORY = Path(__file__).parent.parent
@@ -148,6 +149,10 @@ def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     shutil.rmtree(scratch, ignore_errors=True)
     assert not survivors, f"processes left behind: {survivors}"
     assert not made, f"files left behind: {made}"
+
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -193,8 +193,10 @@ def _compile(graph: torch.fx.GraphModule, example: list[Tensor], scratch: Path, 
     tempfile.tempdir = str(kept)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")
     torch.set_num_threads(1)
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package, codecache
 
+    headers = kept / "precompiled_headers"  # the place is decided on import, which may have been before the fork
+    codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(headers), str(headers / "locks")
     program = torch.export.export(graph, tuple(example), strict=False)
     package = aoti_compile_and_package(
         program,
