@@ -49,4 +49,8 @@ class Algorithm(NamedTuple):
     everyone: bool = False  # every client takes part in every round
     model: Callable[[Tensor], Tensor] = whole  # the model (M,) within w (L,)
     alike: bool = False  # trains on a minibatch of all its samples alike, not on support and query parts
-    begin: Callable[[State, Tensor], State] | None = None  # a round of a served star, from the hub's w; None: combine
+    anew: bool = False  # a client of a served star begins every round as it began the first, but for w
+
+    def begin(self, state: State, w: Tensor) -> State:
+        """How a client of a served star begins a round, from the hub's w (L,)."""
+        return self.init(w) if self.anew else self.combine(state, w)

@@ -4,13 +4,10 @@ Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from 
 Reddi et al., "Adaptive Federated Optimization", 2021, Algorithm 2, for a server with an optimiser of its own.
 """
 
-from torch import Tensor
-
-from difnet.algorithms import Algorithm, State
+from difnet.algorithms import Algorithm
 from difnet.algorithms._servers import model_server
 from difnet.algorithms.dsgd import dsgd
 from difnet.maths.flat import FlatModel
-from difnet.maths.optimizers import OPTIMIZERS
 from difnet.meta import Loss
 
 
@@ -35,10 +32,5 @@ def fedavg(
         greatest length of that difference; as they are, w becomes the mean.
     Raises: ConfigError for options of the server that cannot be.
     """
-    outer = OPTIMIZERS[optimizer]()
-
-    def begin(state: State, w: Tensor) -> State:
-        return State(w, state.phi, outer.init(w))
-
     alone = dsgd(model, loss, inner_lr=inner_lr, outer_lr=outer_lr, optimizer=optimizer)
-    return alone._replace(server=model_server(server, server_lr, clip), begin=begin)
+    return alone._replace(server=model_server(server, server_lr, clip), anew=True)

@@ -48,7 +48,4 @@ def fedprox(
     def combine(state: State, mixed: Tensor) -> State:
         return state._replace(w=mixed, slots=(mixed, *state.slots[1:]))
 
-    def begin(state: State, w: Tensor) -> State:
-        return State(w, state.phi, (w, *outer.init(w)))
-
-    return plain._replace(init=lambda w: State(w, w, (w, *outer.init(w))), adapt=adapt, combine=combine, begin=begin)
+    return plain._replace(init=lambda w: State(w, w, (w, *outer.init(w))), adapt=adapt, combine=combine)

@@ -56,9 +56,7 @@ def meta_backward(
     The state's slots are phi_i, the number of steps done, and the first radius (until the first step 0, if not given).
     """
     _check(iterations, rate, schedule, end_radius, radius, clip)
-    one_of("solve", solve, SOLVERS)
-    if not (type(solve_steps) is int and solve_steps >= 1):
-        raise ConfigError(f"algorithm.solve_steps is {solve_steps!r}; it must be a whole number, 1 or more")
+    solving = _solving(solve, solve_steps)
 
     def init(w: Tensor) -> State:
         return State(w, w, (w, w.new_zeros(()), w.new_full((), radius or 0.0)))
@@ -69,19 +67,7 @@ def meta_backward(
             first = torch.where(done == 0, torch.linalg.vector_norm(phi - state.w), first)
         k = torch.clamp(iterations - 1 - done, min=0).to(torch.int64)
         r = radii(schedule, iterations, first, end=end_radius).index_select(0, k.reshape(1)).reshape(())
-        ascent = ascend(loss, phi, tasks, rate=rate, clip=clip)
-        phi, gap = project(ascent.phi, state.w, r), {}
-        if solve == "ball":
-            target = pooled(loss, ascent.phi, tasks)[1]
-            phi, left = reach(loss, phi, tasks, target, centre=state.w, radius=r, steps=solve_steps)
-            gap = {"gap": left}
-        info = {
-            "loss": ascent.loss,
-            "gradient_norm": ascent.gradient_norm,
-            "distance": torch.linalg.vector_norm(phi - state.w),
-            "projected": (multiplier(ascent.phi, state.w, r) > 0).to(phi.dtype),
-            **gap,
-        }
+        phi, info = _step(loss, phi, tasks, state.w, r, rate=rate, clip=clip, solve_steps=solving)
         return state._replace(phi=phi, slots=(phi, done + 1, first)), info
 
     def combine(state: State, mixed: Tensor) -> State:
@@ -92,6 +78,35 @@ def meta_backward(
 
     return Algorithm(init, adapt, combine, fitted, server=model_server(), offline=True, everyone=True,
                      alike=True)  # fmt: skip
+
+
+def _step(
+    loss: Loss, phi: Tensor, tasks: Tasks, centre: Tensor, r: Tensor, *, rate: float, clip: float | None,
+    solve_steps: int,
+) -> tuple[Tensor, Info]:  # fmt: skip
+    """One backward step from phi^{k+1}, within the ball of radius r around `centre`; 0 steps: as printed."""
+    ascent = ascend(loss, phi, tasks, rate=rate, clip=clip)
+    phi, gap = project(ascent.phi, centre, r), {}
+    if solve_steps:
+        target = pooled(loss, ascent.phi, tasks)[1]
+        phi, gap["gap"] = reach(loss, phi, tasks, target, centre=centre, radius=r, steps=solve_steps)
+    return phi, {
+        "loss": ascent.loss,
+        "gradient_norm": ascent.gradient_norm,
+        "distance": torch.linalg.vector_norm(phi - centre),
+        "projected": (multiplier(ascent.phi, centre, r) > 0).to(phi.dtype),
+        **gap,
+    }
+
+
+def _solving(solve: str, solve_steps: int) -> int:
+    """How many steps bring a step nearer to the solution of (23) in its ball: 0 as printed.
+
+    Raises: ConfigError.
+    """
+    if not (type(solve_steps) is int and solve_steps >= 1):
+        raise ConfigError(f"algorithm.solve_steps is {solve_steps!r}; it must be a whole number, 1 or more")
+    return solve_steps if one_of("solve", solve, SOLVERS) == "ball" else 0
 
 
 def _check(

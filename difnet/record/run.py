@@ -89,7 +89,12 @@ class Run:
         return read(self.folder).module()
 
     def fact(self, name: str) -> Any:
-        """A fact such as "topology" or "seed": from the summary, else the first event, else the config; or None."""
+        """A fact such as "topology" or "seed": from the summary, else the first event, else the config; or None.
+
+        What older runs call centralised, with as many agents as ever, is "fully-connected".
+        """
+        if name == "strategy" and self.topology.get("rule") == "centralised" and self.topology.get("agents", 1) > 1:
+            return "fully-connected"
         for source in (self.summary, self.started.to_dict() if self.started else {}, self.config):
             if (value := source.get(name)) is not None:
                 return value.get("name") if isinstance(value, Mapping) else value

@@ -118,7 +118,7 @@ def _serve(k: int, assignment: Assignment, transport: Transport, reporter: Repor
 def _answer_calls(k: int, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
     """A client on the rim of a served star: the ordinary loop, in the rounds that the hub calls for."""
     workload, first = assignment.workload, int(assignment.workload.offline_steps > 0)
-    begin = workload.algorithm.begin or workload.algorithm.combine
+    begin = workload.algorithm.begin
     state = _start(k, assignment, reporter)
     if first:
         transport.tell(0, state.phi.numpy())

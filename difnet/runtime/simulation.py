@@ -119,7 +119,7 @@ class Simulation:
         """The rounds of a served star: call, adapt, answer, take the server's step. Returns "done" or "stopped"."""
         config, clients, hub, server = self.config, self.workload.clients, self.workload.hub, self.algorithm.server
         assert server is not None and hub is not None, "simulate asks for this where somebody serves"
-        begin = vmap(self.algorithm.begin or self.algorithm.combine)
+        begin = vmap(self.algorithm.begin)
         state = self._first_states()
         first = self.workload.first_state(hub).w
         if self._opening:

@@ -132,9 +132,10 @@ def _title(view: View) -> Text:
     if not (s := view.started):
         return Text("difnet: waiting for the run to start", "bold")
     how = s.strategy if view.server is None else "server and clients,"
+    who = "one learner" if s.strategy == "centralised" else f"{s.agents} agents"
     return Text.assemble(
         (printable(s.run), "bold"), "  ",
-        printable(f"{s.topology} · {s.agents} agents · {how} {s.algorithm} · {s.task}"),
+        printable(f"{s.topology} · {who} · {how} {s.algorithm} · {s.task}"),
     )  # fmt: skip
 
 

@@ -176,7 +176,7 @@ class Workload:
     @property
     def cautions(self) -> list[str]:
         """What computes as it was asked to, and is hardly what somebody wants."""
-        c, begins_anew = self.config, self.hub is not None and self.algorithm.begin is not None
+        c, begins_anew = self.config, self.hub is not None and self.algorithm.anew
         if begins_anew and c.optimizer == "adam" and c.local_steps == 1 and self.first_state(self.clients[0]).slots:
             return [f"caution: {c.algorithm.name}'s clients begin each round with an Adam anew, and in its first step "
                     f"Adam takes the gradient's signs alone; with one local step that is all it does: try --optimizer "

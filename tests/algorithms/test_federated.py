@@ -57,7 +57,7 @@ def star(algorithm, w: Tensor, rounds: int, *, local_steps: int = 1, draw=of_age
     path = [hub.w]
     for i in range(rounds):
         for k, state in enumerate(clients):
-            state = (algorithm.begin or algorithm.combine)(state, hub.w)
+            state = algorithm.begin(state, hub.w)
             for step in range(local_steps):
                 state = state._replace(w=state.phi) if step else state
                 state, _ = algorithm.adapt(state, draw(k, i * local_steps + step))

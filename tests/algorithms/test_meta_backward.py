@@ -175,7 +175,7 @@ def test_a_geometric_schedule_falls_by_the_same_factor_in_every_step():
     ({"radius": math.nan, "schedule": "constant"}, "radius"),
     ({"radius": 1.0, "schedule": [0.1, 0.2, 0.3]}, "leave one away"),
     ({"rate": -1.0}, "rate"),
-    ({"clip": 0.0}, "clip"),
+    ({"clip": 0.0}, "clip"), ({"solve": "bal"}, "did you mean 'ball'"), ({"solve_steps": 0}, "solve_steps"),
 ])  # fmt: skip
 def test_options_out_of_range_are_refused_before_the_run(options, said):
     with pytest.raises(ConfigError, match=said):
@@ -410,6 +410,8 @@ def test_solved_in_the_ball_every_step_has_the_loss_nearer_to_what_the_ascent_as
     algorithm, starts = meta_backward(MODEL, loss, iterations=K, rate=0.05, solve="ball"), local_models()
     rounds, _ = run(algorithm, starts, sines, K)
     before, nearer = [start.numpy() for start in starts], 0
+    average = torch.stack(starts).mean(0)
+    first = [float(torch.linalg.vector_norm(start - average)) for start in starts]
     for step, (_, centre, states, infos) in enumerate(rounds):
         for agent, (state, info) in enumerate(zip(states, infos, strict=True)):
             w, tasks = torch.tensor(before[agent], requires_grad=True), sines(agent, step)
@@ -417,8 +419,9 @@ def test_solved_in_the_ball_every_step_has_the_loss_nearer_to_what_the_ascent_as
             loss(w, (torch.cat([*x, *q]), torch.cat([*y, *z]))).backward()
             up = w.detach() + 0.05 * w.grad
             target = gap_of(up, tasks, 0.0)
-            radius = info["distance"] if info["projected"] else math.inf
-            printed = project(up, centre, max(float(radius), float(torch.linalg.vector_norm(state.phi - centre))))
+            radius = first[agent] * (1e-3 / first[agent]) ** (step / (K - 1))
+            printed = project(up, centre, radius)
+            assert torch.linalg.vector_norm(state.phi - centre) <= radius * (1 + 1e-12)
             close(info["gap"], gap_of(state.phi, tasks, target))
             assert info["gap"] <= gap_of(printed, tasks, target) + 1e-9
             nearer += float(info["gap"]) < 0.9 * gap_of(printed, tasks, target)

@@ -92,6 +92,18 @@ def test_a_report_puts_the_agents_own_models_first_and_says_why(tmp_path):
     assert "judge by" not in on_test_tasks(runs[1:])[0].text
 
 
+def test_an_older_run_that_was_called_centralised_is_told_as_what_it_was(tmp_path):
+    """Its folder has A = 11'/K of six agents; one of today, under the same name, has one learner."""
+    summary = simulate(load(settings={**SMALL, "strategy": "fully-connected", "runs": str(tmp_path)}))
+    folder = Path(summary["folder"])
+    for file in ("run.json", "config.toml", "topology.json", "events.jsonl"):
+        (folder / file).write_text((folder / file).read_text().replace("fully-connected", "centralised"))
+    assert "centralised" in (folder / "run.json").read_text()
+    assert read_run(folder).fact("strategy") == "fully-connected"
+    today = simulate(load(settings={**SMALL, "strategy": "centralised", "runs": str(tmp_path)}))
+    assert read_run(today["folder"]).fact("strategy") == "centralised"
+
+
 def test_of_very_many_agents_some_evenly_spread_ones_are_tested():
     own = {k: np.array([float(k), 1.0]) for k in range(1000)}
     chosen = [*ModelAt(5, np.array([499.5, 1.0]), own).that_differ()]
