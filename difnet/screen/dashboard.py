@@ -172,6 +172,8 @@ def theory_lines(started: RunStarted | None, server: int | None = None) -> list[
     if started is None or started.mixing_rate is None:
         return []
     rate = started.mixing_rate
+    if started.strategy == "centralised":
+        return ["one learner has the tasks of all agents, so there is nobody to agree with"]
     if started.strategy == "noncooperative" or rate >= 1 - 1e-12:
         return ["theory: nothing mixes here, so nothing makes the agents agree"]
     if rate < 1e-9:
