@@ -64,13 +64,13 @@ def run(
     return state
 
 
-def serve(server: Server, state: State, ask: Ask, *, iterations: int, observe: Observe) -> State:
+def serve(server: Server, state: State, ask: Ask, *, iterations: Iterable[int], observe: Observe) -> State:
     """Run the hub of a star: call some clients with the launch model, hear them, take the server's step.
 
     A round in which too few answered changes nothing.
     Source: Chen et al., "Federated Meta-Learning", Algorithm 1, lines 4 to 10; McMahan et al. 2017, Algorithm 1.
     """
-    for i in range(iterations):
+    for i in iterations:
         mean = ask(i, state.w)
         if mean is not None:
             state = server.step(state, mean)

@@ -156,6 +156,8 @@ class RunConfig(BaseModel):
     ready_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     silence_s: Annotated[float, Field(ge=0.5)] = 3.0  # a neighbour unheard for so long is lost
     step_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # a neighbour computing one step for so long is lost
+    return_s: Annotated[float, Field(ge=0)] = 30.0  # who has lost everybody waits so long for somebody to come back
+    on_failure: Literal["restart", "continue", "stop"] = "restart"  # what an agent's death means to the rest
     max_lost: Annotated[int, Field(ge=0)] = 0  # so many lost agents still count as success
     # the record
     runs: str = "runs"

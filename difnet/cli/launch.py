@@ -16,6 +16,7 @@ from difnet.cli import following, options
 @click.option("--registry", metavar="ENDPOINT", help="Where to listen for hosts.  [tcp://0.0.0.0:5600 if expected]")
 @click.option("--dry-run", is_flag=True, help="Print what would be started where, and stop.")
 @click.option("--transport", help="ipc or tcp between the agents of this machine.  [ipc]")
+@click.option("--on-failure", help="When an agent dies: restart it, continue without it, or stop.  [restart]")
 @click.option("--max-lost", type=int, help="So many lost agents still count as success.  [0]")
 def command(ready_made: str | None, **given: Any) -> int:
     """Run a network of agents, each an operating-system process, that learn one launch model together.

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,12 @@ class Control:
             except zmq.Again:
                 return False
         return True
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """While nobody of this process talks to the registry."""
+        with self._lock:
+            yield
 
     def hear(self, timeout_s: float) -> tuple[str, dict[str, Any]] | None:
         """The next thing the registry says, or None if it says nothing for so long; `tensors` are in its body."""

@@ -1,6 +1,7 @@
 """One edge of the network as one of its ends sees it: who is there, what was said last, whether it may be used.
 
-A link is moved through its life by `transport.py`: joining -> active -> done | lost.
+A link is moved through its life by `neighbours.py`: joining -> active -> done, or lost; and from lost, in a new epoch,
+to active again.
 """
 
 from collections.abc import Mapping
@@ -84,7 +85,14 @@ class Link:
     hears: bool  # its states are combined here
     tells: bool  # our states are combined there
     phase: str = JOINING
-    epoch: int = 0
+    epoch: int = 0  # counts how often both ends have joined
+    first: int = 0  # the first round in which this epoch is used, at both ends
+    newest_hello: tuple[int, int] = (-1, -1)  # incarnation and attempt of the other end's
+    offered: np.ndarray | None = None  # the state the other end had when it joined
+    is_gone: bool = False  # while lost: it will not come back
+    endpoint: str = ""
+    attempt: int = 0  # counts how often this end has dialled
+    is_dialled: bool = False
     greeted: bool = False
     dial_at: float = 0.0  # not before then
     unreachable: str = ""  # why it could not be dialled
@@ -92,28 +100,67 @@ class Link:
     sent_at: float = 0.0
     peer_phase: str = ""
     peer_phase_age_s: float = 0.0
+    peer_round: int = -1  # the last that the other end says it has told
+    unheard_since: float | None = None  # when we began to wait for a round that it says it has told
     states: dict[int, np.ndarray | None] = field(default_factory=dict)  # round -> state; None: a round without one
     newest: int = -1  # the latest round heard
     is_last: bool = False  # the newest state is the last there will be
     spoilt_at: float | None = None  # when a state was refused that nothing has replaced yet
     sent: Sent = field(default_factory=Sent)
-    used: int = -1  # the last round in which what came over this edge was combined
+    used: int = -1  # the last round in which what came over this edge was combined; before: the one before its first
+    has_outlived_us: bool = False  # we were stopped for so long that the other end has gone on without us
     outbox: list | None = None  # a message that found no room yet
     farewell_seen: bool = False
+
+    def join(self, first: int, offered: np.ndarray | None, now: float) -> None:
+        """Begin an epoch: both ends are there, and use the edge from round `first` on."""
+        self.phase, self.first, self.offered, self.heard_at = ACTIVE, first, offered, now
+        self.states, self.newest, self.is_last = {}, first - 1, False
+        self.peer_phase, self.peer_phase_age_s, self.spoilt_at, self.is_gone = "", 0.0, None, False
+        self.peer_round, self.unheard_since, self.has_outlived_us, self.used = -1, None, False, first - 1
+
+    def leave(self, next_round: int) -> None:
+        """The other end is away. What it told of a round that we have told as well is still combined."""
+        self.phase, self.outbox, self.is_dialled, self.greeted = LOST, None, False, False
+        self.states = {i: state for i, state in self.states.items() if i < next_round}
+        self.used = max([self.used, *self.states])
+
+    @property
+    def may_return(self) -> bool:
+        """Whether it is away and may come back."""
+        return self.phase == LOST and not self.is_gone
+
+    def postpone(self, round_: int) -> None:
+        """The other end has gone ahead: its next state will be of this round."""
+        self.first = max(self.first, round_)
+
+    def is_due(self, current: int) -> bool:
+        """Whether the current round waits for what this link brings."""
+        return self.phase == ACTIVE and self.first <= current
 
     def accept(self, round_: int, state: np.ndarray | None, current: int, lag: int | None) -> bool:
         """Keep a state if the round it belongs to can still be used; otherwise False: stale, early or replayed.
 
         Args: `lag` is None for synchronous rounds, in which only the current round and the one after it are of use;
-            else how many rounds old a state may be when it is combined.
+            else how many rounds old a state may be when it is combined. The first round of an epoch may be far ahead of
+            an end that has yet to go there.
         """
-        if round_ <= self.newest or (lag is None and not current <= round_ <= current + 1):
+        soon = current <= round_ <= current + 1 or round_ == self.first
+        if round_ <= self.newest or round_ < self.first or (lag is None and not soon):
             return False
         if lag is not None:
             self.states.clear()
         self.states[round_] = state
         self.newest = round_
         return True
+
+    def is_withheld(self, current: int, lag: int | None, now: float, patience_s: float) -> bool:
+        """Whether the other end has said for so long that it told this round, and nothing came."""
+        if not self.is_due(current) or self.answers(current, lag) or self.peer_round < current:
+            self.unheard_since = None
+            return False
+        self.unheard_since = self.unheard_since or now
+        return now - self.unheard_since > patience_s
 
     def answers(self, current: int, lag: int | None) -> bool:
         """Whether what was heard suffices for the current round."""

@@ -8,6 +8,7 @@ it without a deadline.
     agent -> event {…} + tensors                         -> (to the recorder)
              stop                                        -> agent: at {iteration} -> until {iteration}
     agent -> leave                                       -> left: all that it said is recorded
+             moved {agent, endpoint}, gone {agent}       -> its neighbours, when it begins anew or never will
     host  -> configuration? {agents, name, version}      -> run {…}, or refused {reason}
              prepared {…}, beat {name, …} (-> beat), log {agent, text}, exited {agent, status, log_tail}
              score {models} + tensors                    -> host: scored {…} + tensors
@@ -15,7 +16,7 @@ it without a deadline.
 
 import hmac
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,6 +85,7 @@ class Registry:
         self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._agents: dict[int, bytes] = {}  # agent -> its connection
         self._endpoints: dict[int, str] = {}
+        self._incarnations: dict[int, int] = {}
         self._joined: set[int] = set()
         self.hosts: dict[str, HostSeen] = {}  # by name
         self._at: dict[int, int] = {}  # agent -> the iteration it was in when asked to stop
@@ -136,9 +138,12 @@ class Registry:
         for host in self.hosts.values():
             self._send(host.sender, "end", {})
 
-    def forget(self, agent: int) -> None:
-        """An agent is gone for good: nobody waits for its answer any more."""
-        self._agents.pop(agent, None)
+    def forget(self, agent: int, incarnation: int, for_good: bool) -> None:
+        """An agent's process is gone, perhaps for good: nobody waits for its answer any more."""
+        if self._incarnations.get(agent) == incarnation:
+            self._agents.pop(agent, None)
+        if for_good:
+            self._tell_agents("gone", {"agent": agent}, self._neighbours[agent])
 
     def _read(self, frames: list[bytes]) -> Message:
         if len(frames) < 2:
@@ -163,10 +168,11 @@ class Registry:
         elif kind == "beat":
             if host := self.hosts.get(str(body.get("name"))):
                 host.sender, host.heard_at, host.supervises = sender, time.monotonic(), True
-                self._send(sender, "beat", {})
+                self._send(sender, "beat", {"started": self.started and self._stopping_since is None})
                 yield kind, body | {"agents": host.agents}, tensors
         elif kind == "register":
-            self._register(sender, natural_number(body, "agent"), str(body.get("endpoint", "")))
+            agent, incarnation = natural_number(body, "agent"), natural_number(body, "incarnation")
+            self._register(sender, agent, incarnation, str(body.get("endpoint", "")))
         elif kind == "joined":
             self._join(natural_number(body, "agent"))
         elif kind == "leave":
@@ -200,16 +206,27 @@ class Registry:
         self.hosts[name] = HostSeen(name, agents, sender, time.monotonic())
         self._send(sender, "run", self.run)
 
-    def _register(self, sender: bytes, agent: int, endpoint: str) -> None:
-        if agent not in self._neighbours or agent in self._agents:
+    def _register(self, sender: bytes, agent: int, incarnation: int, endpoint: str) -> None:
+        is_new = incarnation > self._incarnations.get(agent, -1)
+        if agent not in self._neighbours or not is_new:
             last = len(self._neighbours) - 1
-            taken = "it is registered already" if agent in self._agents else f"agents are 0 to {last}"
+            taken = "it is registered already" if agent in self._neighbours else f"agents are 0 to {last}"
             self._send(sender, "refused", {"reason": f"agent {agent}: {taken}"})
             return
-        self._agents[agent], self._endpoints[agent] = sender, endpoint
-        if len(self._endpoints) == len(self._neighbours):
-            for k, neighbours in self._neighbours.items():
-                self._send(self._agents[k], "peers", {"endpoints": {str(l): self._endpoints[l] for l in neighbours}})
+        if self.started and self._stopping_since is not None:
+            self._send(sender, "refused", {"reason": f"agent {agent} comes back too late: the run is ending"})
+            return
+        self._agents[agent], self._endpoints[agent], self._incarnations[agent] = sender, endpoint, incarnation
+        if self.started:
+            self._tell_agents("moved", {"agent": agent, "endpoint": endpoint}, self._neighbours[agent])
+            self._introduce_neighbours(agent)
+        elif len(self._endpoints) == len(self._neighbours):
+            for k in self._neighbours:
+                self._introduce_neighbours(k)
+
+    def _introduce_neighbours(self, k: int) -> None:
+        endpoints = {str(l): self._endpoints[l] for l in self._neighbours[k]}
+        self._send(self._agents[k], "peers", {"endpoints": endpoints})
 
     def _join(self, agent: int) -> None:
         self._joined.add(agent)
@@ -225,9 +242,10 @@ class Registry:
             self._tell_agents("until", {"iteration": max(self._at.values()) + 1})
             self._stopping_since = float("inf")
 
-    def _tell_agents(self, kind: str, body: dict[str, Any]) -> None:
-        for sender in self._agents.values():
-            self._send(sender, kind, body)
+    def _tell_agents(self, kind: str, body: dict[str, Any], of: Iterable[int] | None = None) -> None:
+        for agent, sender in self._agents.items():
+            if of is None or agent in of:
+                self._send(sender, kind, body)
 
     def _send(self, to: bytes, kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray] = ()) -> None:
         try:

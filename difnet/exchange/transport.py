@@ -1,35 +1,41 @@
-"""How does phi reach the neighbours? One connection per edge, joined by a handshake, watched while it lives.
+"""How do the rounds of an agent and of its neighbours keep step? Tell them phi, hear theirs, and catch up.
 
-The identity of a sender is its link, never a header field. Every wait has a deadline: a neighbour that is gone (the
-sockets say so), silent (no beat) or stuck in one step (its beats say so) is left behind, and its weight stays with the
+A round ends when the state of every neighbour that is there has come; every wait has a deadline, which `neighbours.py`
+keeps. A neighbour is at most one round ahead, so little is ever buffered. The weight of one that is away stays with the
 agent, at both ends.
 """
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from difnet.errors import DifnetError, Diverged, WireError
+from difnet.errors import Diverged, WireError
 from difnet.exchange import wire
-from difnet.exchange.addresses import numeric
 from difnet.exchange.links import ACTIVE, DONE, JOINING, LOST, Counters, Identity, Link, Patience, Sent
-from difnet.exchange.sockets import Frames, Sending, Sockets
+from difnet.exchange.neighbours import BEAT_S, Back, Lost, Neighbours
 
-BEAT_S = 0.25
 LONG_STEP_S = 0.1  # a step longer than this lets the helper thread look after the links
 FAREWELL_S = 5.0
-REDIAL_S = 5.0
+GATHER_S = 0.5  # for further neighbours, once the first one is back
+
+
+class Return(NamedTuple):
+    """Where an agent that was away, or one behind such an agent, goes on."""
+
+    round: int
+    states: dict[int, np.ndarray]  # of the neighbours it came back to, if it was alone; else it keeps its own
 
 
 class Transport:
-    """The links of one agent; use as a context manager, from one thread.
+    """The rounds of one agent over its links; use as a context manager, from one thread.
 
     Args: `lag` is None for synchronous rounds, else how many rounds old a combined state may be (0: the newest state
         is taken, if it is of the round or a later one); `must`: whether a state waits while there is no room for it
-        (as in synchronous rounds) or is dropped; `lost` hears of every neighbour that is left behind.
+        (as in synchronous rounds) or is dropped; `catch_up`: who is more rounds behind than that when an edge comes
+        back leaves them out; `lost` and `back` hear of every neighbour that is left behind, and that has come back.
     """
 
     def __init__(
@@ -40,21 +46,20 @@ class Transport:
         patience: Patience,
         lag: int | None = None,
         must: bool | None = None,
-        lost: Callable[[Link, str], None] = lambda link, reason: None,
+        catch_up: int = 100,
+        lost: Lost = lambda link, reason: None,
+        back: Back = lambda link: None,
     ) -> None:
-        self.identity, self.counters, self.round = identity, Counters(), 0
+        self.identity, self.round = identity, -1
         self._must = lag is None if must is None else must
-        self._links = {link.neighbour: link for link in links}
-        self._patience, self._lag, self._on_lost = patience, lag, lost
-        self._dtype = wire.DTYPES[identity.dtype]
-        self._sockets = Sockets(identity.length * self._dtype.itemsize)
+        self._patience, self._lag, self._catch_up = patience, lag, catch_up
+        self._neighbours = Neighbours(identity, links, patience, self._heard, lost, back)
+        self._links = self._neighbours.links
         self._lock = threading.Lock()  # held by whichever thread touches the sockets
-        self._computing_since: float | None = None
-        self._serviced_at = self._next_beat = time.monotonic()
-        self._leaving = False
         self._closing = threading.Event()
         self._helper = threading.Thread(target=self._look_after_long_steps, name="beats", daemon=True)
-        self.bind, self.watch = self._sockets.bind, self._sockets.watch
+        self.bind, self.watch = self._neighbours.sockets.bind, self._neighbours.sockets.watch
+        self.moved, self.gone = self._neighbours.moved, self._neighbours.gone
 
     def __enter__(self) -> "Transport":
         return self
@@ -63,7 +68,12 @@ class Transport:
         self._closing.set()
         if self._helper.is_alive():
             self._helper.join()
-        self._sockets.close(linger_ms=500 if self._leaving else 0)
+        self._neighbours.sockets.close(linger_ms=500 if self._neighbours.is_leaving else 0)
+
+    @property
+    def counters(self) -> Counters:
+        """Totals over all links."""
+        return self._neighbours.counters
 
     @property
     def sent(self) -> dict[int, Sent]:
@@ -73,47 +83,29 @@ class Transport:
     @property
     def active(self) -> list[int]:
         """The neighbours that are there."""
-        return sorted(link.neighbour for link in self._links.values() if link.phase == ACTIVE)
+        return sorted(link.neighbour for link in self._neighbours.active)
 
     @property
     def lost(self) -> list[int]:
-        """The neighbours that were left behind."""
+        """The neighbours that are left behind."""
         return sorted(link.neighbour for link in self._links.values() if link.phase == LOST)
 
-    def join(self, endpoints: Mapping[int, str], timeout_s: float) -> None:
-        """Dial whom we are to dial, greet each, and return when every link is active.
+    def join(self, endpoints: Mapping[int, str], timeout_s: float, first: int = 0) -> None:
+        """Dial whom we are to dial, greet each, and return when every link is active; the next round is `first`.
+
+        A new process of an agent that was there already returns as soon as somebody has answered, or nobody in time.
 
         Raises: DifnetError, if a neighbour refuses (naming both values) or is not there in time (naming it).
         """
         with self._lock:
-            for link in self._links.values():
-                link.heard_at = time.monotonic()
-            deadline = time.monotonic() + timeout_s
-            while waiting := [link for link in self._links.values() if link.phase == JOINING]:
-                if time.monotonic() > deadline:
-                    missing = {link.neighbour: f"{endpoints.get(link.neighbour, 'unknown')} {link.unreachable}".rstrip()
-                               for link in waiting}  # fmt: skip
-                    raise DifnetError(f"agent {self.identity.agent} waited {timeout_s:.0f} s in vain for its neighbours"
-                                      f" {missing}; are they running and reachable?")  # fmt: skip
-                for link in waiting:
-                    if link.dials and not link.greeted:
-                        self._dial(link, endpoints[link.neighbour])
-                        link.greeted = self._send(link, "hello", **self.identity.greeting())
-                self._wait(0.02)
-            self._computing_since = time.monotonic()
+            self._next_is(first)
+            self._neighbours.join(endpoints, timeout_s)
+            self._neighbours.computing_since = time.monotonic()
         self._helper.start()
 
-    def _dial(self, link: Link, endpoint: str) -> None:
-        """Dial, and anew every few seconds as long as nobody is there: its name may mean another address by now."""
-        if time.monotonic() < link.dial_at:
-            return
-        link.dial_at = time.monotonic() + REDIAL_S
-        self._sockets.hang_up(link.neighbour)
-        try:
-            self._sockets.dial(link.neighbour, numeric(endpoint))
-        except OSError as error:
-            link.unreachable = str(error)
-        self._wait(0.0)  # a slow look-up must not make us seem silent
+    def offer(self, state: np.ndarray) -> None:
+        """Where this agent stands, for a neighbour that comes back and has nothing better; not to be written to."""
+        self._neighbours.offer = state
 
     def exchange(self, round_: int, phi: np.ndarray) -> dict[int, np.ndarray]:
         """Tell every neighbour our state of this round, and hear theirs.
@@ -135,11 +127,17 @@ class Transport:
                            f"finite; a smaller --outer-lr or --inner-lr may help")  # fmt: skip
         body = phi.data.cast("B")
         with self._lock:
-            self._computing_since, self.round = None, round_
+            self._neighbours.computing_since = None
             for link in self._links.values():
-                if link.phase == ACTIVE and (to is None or link.neighbour in to):
-                    self._send(link, "last" if last else "state", body if link.tells else b"", must=self._must,
-                               epoch=link.epoch, round=round_)  # fmt: skip
+                if link.has_outlived_us and link.phase == ACTIVE:
+                    self._neighbours.lose(link, "this agent was stopped for too long")
+            while any(link.phase == JOINING and link.first <= round_ for link in self._links.values()):
+                self._neighbours.service(BEAT_S)  # it was promised this round, and has not yet said that it comes
+            self._next_is(round_ + 1)
+            for link in self._links.values():
+                if link.is_due(round_) and (to is None or link.neighbour in to):
+                    self._neighbours.send(link, "last" if last else "state", body if link.tells else b"",
+                                          must=self._must, epoch=link.epoch, round=round_)  # fmt: skip
 
     def hear(
         self, round_: int, of: Collection[int] | None = None, wanted: int | None = None,
@@ -151,15 +149,18 @@ class Transport:
         Returns: neighbour -> state, for those whose state is to be combined in this round.
         """
         links = [link for link in self._links.values() if of is None or link.neighbour in of]
-        until = time.monotonic() + (float("inf") if deadline_s is None else deadline_s)
+        began = time.monotonic()
+        until = began + (float("inf") if deadline_s is None else deadline_s)
         with self._lock:
             self.round = round_
-            if self._lag is not None or time.monotonic() >= self._next_beat:
-                self._wait(0.0)
+            if self._lag is not None or self._neighbours.is_time_to_beat():
+                self._neighbours.service(0.0)
             while self._is_waiting(links, round_, wanted) and (left := until - time.monotonic()) > 0:
-                self._wait(min(BEAT_S, left))
+                self._neighbours.service(min(BEAT_S, left))
+                if self._neighbours.has_beaten():
+                    self._give_up(links, round_, began)
             heard = self._take(links, round_, wanted)
-            self._computing_since = time.monotonic()
+            self._neighbours.computing_since = time.monotonic()
         return heard
 
     def newest(self, neighbour: int) -> tuple[int, bool]:
@@ -170,29 +171,100 @@ class Transport:
     def service(self, timeout_s: float) -> None:
         """Look after the links for at most so long without exchanging anything."""
         with self._lock:
-            self._wait(timeout_s)
+            self._neighbours.service(timeout_s)
 
     def farewell(self, reason: str = "done") -> None:
         """Say goodbye and wait, briefly, until every neighbour has read all that we sent or has said goodbye itself."""
+        neighbours = self._neighbours
         with self._lock:
-            self._computing_since, self._leaving = None, True
+            neighbours.computing_since, neighbours.is_leaving = None, True
             deadline = time.monotonic() + FAREWELL_S
             while time.monotonic() < deadline and any(link.outbox for link in self._links.values()):
-                self._wait(0.05)
+                neighbours.service(0.05)
             for link in self._links.values():
                 if link.phase in (ACTIVE, DONE):
-                    self._send(link, "bye", must=True, reason=reason[:256])
-            while time.monotonic() < deadline and any(
-                link.phase == ACTIVE and not link.farewell_seen for link in self._links.values()
-            ):
-                self._wait(0.05)
+                    neighbours.send(link, "bye", must=True, reason=reason[:256])
+            while time.monotonic() < deadline and not all(link.farewell_seen for link in neighbours.active):
+                neighbours.service(0.05)
+
+    # who was away
+
+    def returned(self, patience_s: float) -> Return | None:
+        """After a round: None where the next one follows, else where to go on.
+
+        An agent that has lost all its neighbours waits so long for one to come back; where they are is where it goes
+        on, with what they have. One that is far behind a neighbour that came back leaves out the rounds between, and
+        tells its other neighbours, who do as much. Everybody else does every round, without those that are not in it
+        yet.
+        """
+        neighbours = self._neighbours
+        if not neighbours.is_changed:
+            return None
+        with self._lock:
+            neighbours.computing_since, alone = None, neighbours.is_alone
+            if alone:
+                self._await_somebody(patience_s)
+            neighbours.is_changed, neighbours.computing_since = False, time.monotonic()
+            neighbours.is_alone = alone and not neighbours.active
+            behind = max((link.first for link in neighbours.active), default=0) - neighbours.next_round
+            if behind <= (0 if alone else self._catch_up):
+                return None
+            self._go_ahead(neighbours.next_round + behind)
+            offered = {link.neighbour: link.offered for link in neighbours.active
+                       if alone and link.hears and link.offered is not None}  # fmt: skip
+            return Return(neighbours.next_round, offered)
+
+    def await_return(self, patience_s: float, count: int = 1) -> bool:
+        """Wait until so many neighbours are there, or no more can come back; whether they are there.
+
+        Whoever is still away after `patience_s` is given up.
+        """
+        with self._lock:
+            self._neighbours.computing_since = None
+            return self._await(patience_s, count)
+
+    def _await(self, patience_s: float, count: int) -> bool:
+        deadline, neighbours = time.monotonic() + patience_s, self._neighbours
+        while len(neighbours.active) < count and any(
+            link.may_return or link.phase == JOINING for link in self._links.values()
+        ):
+            if time.monotonic() > deadline:
+                for link in self._links.values():
+                    link.is_gone = link.phase != ACTIVE
+            neighbours.service(BEAT_S)
+        return len(neighbours.active) >= count
+
+    def _await_somebody(self, patience_s: float) -> None:
+        if self._await(patience_s, 1):
+            gathering = time.monotonic() + GATHER_S
+            while any(link.may_return for link in self._links.values()) and time.monotonic() < gathering:
+                self._neighbours.service(BEAT_S / 5)
+
+    def _go_ahead(self, round_: int) -> None:
+        for link in self._neighbours.active:
+            if link.first < round_:
+                link.postpone(round_)
+                self._neighbours.send(link, "ahead", must=True, epoch=link.epoch, round=round_)
+        self._next_is(round_)
+
+    def _next_is(self, round_: int) -> None:
+        self._neighbours.next_round, self.round = round_, round_ - 1
 
     # one round
 
     def _is_waiting(self, links: list[Link], round_: int, wanted: int | None) -> bool:
-        missing = [link for link in links if link.phase == ACTIVE and not link.answers(round_, self._lag)]
+        missing = [link for link in links if link.is_due(round_) and not link.answers(round_, self._lag)]
         enough = wanted is not None and sum(link.answers(round_, self._lag) for link in links) >= wanted
-        return (bool(missing) and not enough) or any(link.outbox for link in links if link.phase == ACTIVE)
+        return (bool(missing) and not enough) or any(link.outbox for link in self._neighbours.active)
+
+    def _give_up(self, links: list[Link], round_: int, began: float) -> None:
+        """Leave behind who is there, beats, and yet never tells this round."""
+        now, patience = self._neighbours.now, self._patience
+        for link in links:
+            if link.is_withheld(round_, self._lag, now, patience.silence_s):
+                self._neighbours.lose(link, f"it says that it has told round {round_}, and nothing came")
+            elif link.is_due(round_) and not link.answers(round_, self._lag) and now - began > 2 * patience.step_s:
+                self._neighbours.lose(link, f"it is there, and told nothing for {now - began:.0f} s")
 
     def _take(self, links: list[Link], round_: int, wanted: int | None) -> dict[int, np.ndarray]:
         heard: dict[int, np.ndarray] = {}
@@ -206,179 +278,35 @@ class Transport:
         self.counters.missed += silent if wanted is None else max(0, min(wanted, len(links)) - len(heard))
         return heard
 
-    # looking after the links
-
-    def _wait(self, timeout_s: float) -> None:
-        """Read what there is, or wait for it until the next beat is due; then beat, and judge who is silent."""
-        if any(link.outbox for link in self._links.values()):
-            timeout_s = min(timeout_s, 0.005)
-        timeout_s = min(timeout_s, max(0.0, self._next_beat - time.monotonic()))
-        arrived = self._sockets.receive(timeout_s)
-        first = next(arrived, None)
-        now = time.monotonic()
-        if now - self._serviced_at > 4 * BEAT_S:  # it is we who were stopped: forgive everybody
-            for link in self._links.values():
-                link.heard_at = now
-        self._serviced_at = now
-        while first is not None:
-            self._receive(*first)
-            first = next(arrived, None)
-        for link in self._links.values():
-            if link.outbox:
-                self._push(link, link.outbox, must=True)
-        if now >= self._next_beat:
-            self._next_beat = now + BEAT_S
-            for neighbour in self._sockets.broken_off():
-                self._broke_off(self._links[neighbour])
-            self._beat(now)
-            self._judge(now)
-
-    def _beat(self, now: float) -> None:
-        since = self._computing_since
-        phase, age_ms = ("waiting", 0) if since is None else ("computing", int(1000 * (now - since)))
-        for link in self._links.values():
-            if link.phase == ACTIVE and not link.outbox and now - link.sent_at >= BEAT_S:
-                self._send(link, "beat", phase=phase, age_ms=age_ms)
-
-    def _judge(self, now: float) -> None:
-        for link in self._links.values():
-            if link.phase != ACTIVE:
-                continue
-            if now - link.heard_at > self._patience.silence_s:
-                self._lose(link, f"silent for {now - link.heard_at:.1f} s")
-            elif link.peer_phase == "computing" and link.peer_phase_age_s > self._patience.step_s:
-                self._lose(link, f"in one step for {link.peer_phase_age_s:.0f} s")
-            elif link.spoilt_at is not None and now - link.spoilt_at > self._patience.silence_s:
-                self._lose(link, "what it sent was refused, and nothing better came")
+    def _heard(self, link: Link, kind: str, fields: dict[str, int], body: bytes) -> None:
+        """Keep a state if it can still be used, or know that there will be none until a later round."""
+        if link.phase != ACTIVE or fields["epoch"] != link.epoch:
+            raise WireError(f"a {kind!r} of another epoch")
+        if kind == "ahead":
+            link.postpone(fields["round"])
+            self._neighbours.is_changed = True
+            return
+        link.peer_phase = ""
+        if fields["round"] < link.first or (self._lag is None and link.newest < fields["round"] < self.round):
+            self.counters.late += 1
+            return
+        try:
+            state = wire.read_state(body, self._neighbours.dtype, self.identity.length) if link.hears else None
+        except WireError:
+            link.spoilt_at = link.spoilt_at or self._neighbours.now
+            raise
+        if not link.accept(fields["round"], state, self.round, self._lag):
+            raise WireError("a stale, early or replayed state")
+        link.spoilt_at, link.is_last = None, kind == "last"
 
     def _look_after_long_steps(self) -> None:
         """The helper thread: while a long step computes, it reads, beats and judges in the loop's place."""
         while not self._closing.wait(BEAT_S):
-            since = self._computing_since
+            since = self._neighbours.computing_since
             if since is None or time.monotonic() - since < LONG_STEP_S or not self._lock.acquire(blocking=False):
                 continue
             try:
-                if self._computing_since is not None and not self._closing.is_set():
-                    self._wait(0.0)
+                if self._neighbours.computing_since is not None and not self._closing.is_set():
+                    self._neighbours.service(0.0)
             finally:
                 self._lock.release()
-
-    def _lose(self, link: Link, reason: str) -> None:
-        if link.phase in (DONE, LOST):
-            return
-        was_active, link.phase, link.outbox = link.phase == ACTIVE, LOST, None
-        link.states.clear()
-        self._send(link, "bye", reason=f"left behind: {reason}"[:256])
-        self._sockets.hang_up(link.neighbour)
-        if was_active and not self._leaving:
-            self._on_lost(link, reason)
-
-    # messages in
-
-    def _receive(self, source: int | bytes, frames: Frames) -> None:
-        link = self._links.get(source) if isinstance(source, int) else None
-        try:
-            if link is None:
-                self._meet(bytes(source), *_split(frames))
-            elif link.phase != LOST:
-                link.heard_at = self._serviced_at
-                self.counters.heard_wire_bytes += sum(map(len, frames))
-                self._understand(link, *_split(frames), frames[1])
-        except WireError:
-            self.counters.refused += 1
-
-    def _broke_off(self, link: Link) -> None:
-        if link.phase == ACTIVE:
-            self._lose(link, "the connection broke")
-        elif link.phase == JOINING:
-            link.greeted = False
-        else:
-            link.outbox = None
-
-    def _meet(self, stranger: bytes, kind: str, hello: dict[str, Any]) -> None:
-        """The first message of a connection must be a hello that fits; it ties the connection to its link."""
-        if kind != "hello":
-            raise WireError(f"a {kind!r} before any hello")
-        link = self._links.get(hello["agent"])
-        wrong = self.identity.mismatch(hello)
-        if not wrong and (link is None or link.dials):
-            wrong = "agent", f"one of {sorted(self._links)}"[:256], str(hello["agent"])
-        elif not wrong and link is not None and link.phase != JOINING:
-            wrong = "edge", "an edge not yet joined", link.phase
-        if wrong or link is None:
-            what, expected, got = wrong or ("agent", "", "")
-            self._sockets.send(stranger, [wire.pack("reject", what=what, expected=expected, got=got), b""])
-            raise WireError(f"a hello that does not fit: {what}")
-        link.epoch += 1
-        self._sockets.adopt(stranger, link.neighbour)
-        self._send(link, "welcome", epoch=link.epoch)
-
-    def _understand(self, link: Link, kind: str, fields: dict[str, Any], body: bytes) -> None:
-        if kind in ("state", "last"):
-            self._keep_state(link, fields, body, kind == "last")
-        elif kind == "beat":
-            link.peer_phase, link.peer_phase_age_s = fields["phase"], fields["age_ms"] / 1000
-        elif kind == "welcome" and link.dials and link.phase == JOINING:
-            link.phase, link.epoch = ACTIVE, fields["epoch"]
-            self._send(link, "joined", epoch=link.epoch)
-        elif kind == "joined" and not link.dials and link.phase == JOINING and fields["epoch"] == link.epoch:
-            link.phase = ACTIVE
-        elif kind == "bye":
-            self._send(link, "seen")
-            if fields["reason"] != "done":
-                self._lose(link, f"it left: {fields['reason']}")
-            elif link.phase == ACTIVE:
-                link.phase, link.outbox = DONE, None
-        elif kind == "seen":
-            link.farewell_seen = True
-        elif kind == "reject" and link.phase == JOINING:
-            raise DifnetError(f"agent {link.neighbour} refuses agent {self.identity.agent}: {fields['what']} is "
-                              f"{fields['got']!r} here and {fields['expected']!r} there; start both from the same "
-                              f"configuration")  # fmt: skip
-        else:
-            raise WireError(f"a {kind!r} that does not belong here")
-
-    def _keep_state(self, link: Link, fields: dict[str, Any], body: bytes, is_last: bool) -> None:
-        if link.phase != ACTIVE or fields["epoch"] != link.epoch:
-            raise WireError("a state of another epoch")
-        link.peer_phase = ""
-        if link.newest < fields["round"] < self.round and self._lag is None:
-            self.counters.late += 1
-            return
-        try:
-            state = wire.read_state(body, self._dtype, self.identity.length) if link.hears else None
-        except WireError:
-            link.spoilt_at = link.spoilt_at or self._serviced_at
-            raise
-        if not link.accept(fields["round"], state, self.round, self._lag):
-            raise WireError("a stale, early or replayed state")
-        link.spoilt_at, link.is_last = None, is_last
-
-    # messages out
-
-    def _send(self, link: Link, kind: str, body: bytes | memoryview = b"", must: bool = False, **fields: Any) -> bool:
-        """Send now; a message that must arrive waits in the link's outbox while there is no room for it."""
-        return self._push(link, [wire.pack(kind, **fields), body], must)
-
-    def _push(self, link: Link, message: Frames, must: bool) -> bool:
-        sending = self._sockets.send(link.neighbour, message)
-        if sending is Sending.SENT:
-            link.outbox = None if link.outbox is message else link.outbox
-            link.sent_at = self._serviced_at
-            for total in (self.counters, link.sent):
-                total.messages += 1
-                total.wire_bytes += len(message[0]) + len(message[1])
-                total.payload_bytes += len(message[1])
-                total.states += bool(len(message[1]))
-        elif sending is Sending.FULL:
-            link.outbox = message if must else link.outbox
-        elif link.phase != JOINING:
-            link.outbox = None
-            self._lose(link, "the connection broke")
-        return sending is Sending.SENT
-
-
-def _split(frames: Frames) -> tuple[str, dict[str, Any]]:
-    if len(frames) != 2:
-        raise WireError(f"a message of {len(frames)} frames instead of 2")
-    return wire.unpack(frames[0])

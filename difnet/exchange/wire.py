@@ -12,20 +12,21 @@ import numpy as np
 
 from difnet.errors import WireError
 
-PROTOCOL = "1.0"
+PROTOCOL = "2.0"
 HEADER_LIMIT, LARGEST, LONGEST = 4096, 2**63, 256
 DOCUMENT_LIMIT = 4 * 2**20
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 
 _FIELDS: dict[str, dict[str, type]] = {
     "hello": {"protocol": str, "run": str, "agent": int, "incarnation": int, "topology": str, "weights": str,
-              "model": str, "dtype": str, "length": int},
-    "welcome": {"epoch": int},
-    "joined": {"epoch": int},
+              "model": str, "dtype": str, "length": int, "epoch": int, "attempt": int, "round": int},
+    "welcome": {"epoch": int, "round": int},
+    "joined": {"epoch": int, "round": int},
+    "ahead": {"epoch": int, "round": int},
     "reject": {"what": str, "expected": str, "got": str},
     "state": {"epoch": int, "round": int},
     "last": {"epoch": int, "round": int},
-    "beat": {"phase": str, "age_ms": int},
+    "beat": {"phase": str, "age_ms": int, "told": int},
     "bye": {"reason": str},
     "seen": {},
 }  # fmt: skip

@@ -82,6 +82,32 @@ class NeighbourLost(Event):
     iteration: int
     used: int  # the last iteration in which this end used the edge; -1 for never
     reason: str
+    epoch: int = 1  # counts how often the two had joined
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourBack(Event):
+    """Agents `agent` and `neighbour` have joined again, and use their edge from iteration `first` on."""
+
+    agent: int
+    neighbour: int
+    iteration: int
+    first: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReturned(Event):
+    """Agent `agent` had lost everybody, or is a new process of an agent that died, and goes on where the others are.
+
+    Or it is one of several that had been cut off, and were too far behind to do every iteration.
+    """
+
+    agent: int
+    incarnation: int  # 0: the process that it began with
+    iteration: int  # with which it goes on
+    left_out: int | None  # iterations between, which it has not done; None: of a new process, unknown
+    model: str  # where its launch model is from
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +258,7 @@ class RunEnded(Event):
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
-        Progress, Snapshot, Evaluated, NeighbourLost, TrainedAlone, Edge, Finished,
+        Progress, Snapshot, Evaluated, NeighbourLost, NeighbourBack, AgentReturned, TrainedAlone, Edge, Finished,
         RunStarted, Note, Ready, Pulse, Measured, Validated, Tested, AgentLost, RunEnded,
     )
 }  # fmt: skip

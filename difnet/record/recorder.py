@@ -18,11 +18,13 @@ from difnet.record.events import (
     LOCAL_AVERAGE,
     OWN_MODELS,
     AgentLost,
+    AgentReturned,
     Edge,
     Evaluated,
     Event,
     Finished,
     Measured,
+    NeighbourBack,
     NeighbourLost,
     Note,
     Progress,
@@ -117,8 +119,15 @@ class Recorder:
                 append_record(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
             self._measured(g.measured(event, tensors[0], self.seconds()))
         elif isinstance(event, NeighbourLost):
-            g.broken.append(event)
+            g.left(event)
             self.emit(event)
+        elif isinstance(event, NeighbourBack):
+            g.joined(event)
+            self.emit(event)
+        elif isinstance(event, AgentReturned):
+            g.came_back(event)
+            self.emit(event)
+            self._measured(g.settle(self.seconds()))
         elif isinstance(event, TrainedAlone):
             g.alone[event.agent] = event
             append_record(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
@@ -132,10 +141,10 @@ class Recorder:
         """Keep what an agent's process printed."""
         append_text(self.agent_folder(agent) / "log.txt", text)
 
-    def lose(self, agent: int, status: str, log_tail: str) -> None:
-        """An agent's process ended before the run did."""
+    def lose(self, agent: int, status: str, log_tail: str, incarnation: int | None = None) -> None:
+        """An agent's process ended before the run did; its successor, if any, may have been heard of already."""
         g = self.tally
-        g.lost.add(agent)
+        g.died(agent, incarnation)
         iteration = g.progress[agent].iteration if agent in g.progress else 0
         self.emit(AgentLost(agent, status, iteration, log_tail))
         self._measured(g.settle(self.seconds()))

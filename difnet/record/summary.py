@@ -60,6 +60,8 @@ def summarise(
         "server": _server(config, g, facts, seconds), "offline": _offline(config, g),
         "missed_exchanges": pulse.missed, "refused_messages": g.total("refused"),
         "one_sided_exchanges": g.one_sided_exchanges(), "lost_agents": sorted(g.lost),
+        "returned_agents": sorted(g.returned),
+        "edges_apart": sorted({(min(e), max(e)) for e in g.apart if not g.lost.intersection(e)}),
     }  # fmt: skip
 
 

@@ -9,10 +9,12 @@ import numpy as np
 
 from difnet.maths.mixing import centroid, distances
 from difnet.record.events import (
+    AgentReturned,
     Edge,
     Evaluated,
     Finished,
     Measured,
+    NeighbourBack,
     NeighbourLost,
     Progress,
     Pulse,
@@ -23,6 +25,7 @@ from difnet.record.events import (
 )  # fmt: skip
 
 LATELY_S = 3.0  # the span over which rounds per second are taken
+MOST_TOLD = 8  # edges in one sentence
 ROUNDING = 1e-9  # of a centroid's squared length: launch models that are no farther apart are one
 MOST_OWN, MOST_VALUES = 100, 2**25  # agents whose own models are tested, and the values in all of these
 
@@ -71,6 +74,8 @@ class Tally:
     progress: dict[int, Progress] = field(default_factory=dict)
     finished: dict[int, Finished] = field(default_factory=dict)
     broken: list[NeighbourLost] = field(default_factory=list)
+    apart: dict[tuple[int, int], NeighbourLost] = field(default_factory=dict)  # who has not joined again, by whom
+    returned: set[int] = field(default_factory=set)
     edges: list[Edge] = field(default_factory=list)
     alone: dict[int, TrainedAlone] = field(default_factory=dict)
     first: ModelAt | None = None  # that of the first validation
@@ -80,6 +85,9 @@ class Tally:
     _figures: dict[str, float] = field(default_factory=dict)  # sums over adapt steps of what algorithms report
     _pending: dict[int, dict[int, tuple[Snapshot, np.ndarray]]] = field(default_factory=dict)
     _lately: list[tuple[float, int]] = field(default_factory=list)
+    _ended: list[Progress] = field(default_factory=list)  # the last words of processes that others have replaced
+    _processes: dict[int, int] = field(default_factory=dict)  # agent -> the incarnation that was heard of last
+    _next: dict[int, int] = field(default_factory=dict)  # agent -> the iteration from which it takes part again
 
     @property
     def alive(self) -> list[int]:
@@ -95,7 +103,8 @@ class Tally:
     def iteration(self) -> int:
         """How many iterations the slowest of them has done; of a served star, the hub, also when it is lost."""
         counting = self.alive if self.server is None else [self.server]
-        return min((self.progress[k].iteration if k in self.progress else 0 for k in counting), default=0)
+        return min((self.progress[k].iteration if k in self.progress else self._next.get(k, 0) for k in counting),
+                   default=0)  # fmt: skip
 
     def progressed(self, event: Progress) -> None:
         """Take in where one agent stands."""
@@ -104,6 +113,28 @@ class Tally:
         for name, mean in event.figures.items():
             self._figures[name] = self._figures.get(name, 0.0) + mean * steps
         self.progress[event.agent] = event
+
+    def died(self, agent: int, incarnation: int | None) -> None:
+        """An agent's process has ended; None: its last one."""
+        if incarnation is None or incarnation >= self._processes.get(agent, 0):
+            self.lost.add(agent)
+
+    def left(self, event: NeighbourLost) -> None:
+        """One agent goes on without another."""
+        self.broken.append(event)
+        self.apart[event.agent, event.neighbour] = event
+
+    def joined(self, event: NeighbourBack) -> None:
+        """Two agents are joined again."""
+        self.apart.pop((event.agent, event.neighbour), None)
+
+    def came_back(self, event: AgentReturned) -> None:
+        """An agent goes on at a later iteration than its last one, perhaps as a new process that counts from 0."""
+        self.lost.discard(event.agent)
+        self.returned.add(event.agent)
+        self._next[event.agent], self._processes[event.agent] = event.iteration, event.incarnation
+        if event.incarnation and event.agent in self.progress:
+            self._ended.append(self.progress.pop(event.agent))
 
     def figures(self) -> dict[str, float]:
         """What the algorithm reports beside the loss, each a mean over all adapt steps of all agents."""
@@ -116,9 +147,10 @@ class Tally:
 
     def settle(self, seconds: float) -> list[Measured]:
         """The measurements that wait for nobody any more, in order."""
-        least = self.agents - len(self.lost) if self.server is None else 1  # before all of them are counted
-        complete = sorted(i for i, told in self._pending.items()
-                          if len(told) >= least and told.keys() >= set(self.holders))  # fmt: skip
+        away = self.lost | self._next.keys()
+        least = self.agents - len(away) if self.server is None else 1 - len(away & {self.server})  # counts are quick
+        complete = sorted(i for i, told in self._pending.items() if len(told) >= least and told.keys() >= {
+            k for k in self.holders if self._next.get(k, 0) <= i})  # fmt: skip
         done = [self._measure(i, self._pending.pop(i), seconds) for i in complete]
         self.validations += [m for m in done if isinstance(m, Validated)]
         return done
@@ -160,17 +192,25 @@ class Tally:
     @property
     def cpu_s(self) -> float:
         """Processor time of all agents so far."""
-        return sum(p.cpu_s for p in self.progress.values())
+        return sum(p.cpu_s for p in [*self.progress.values(), *self._ended])
 
     def total(self, counter: str) -> int:
         """The sum over agents of one of their counters."""
-        return sum(getattr(p, counter) for p in self.progress.values())
+        return sum(getattr(p, counter) for p in [*self.progress.values(), *self._ended])
 
     def one_sided_exchanges(self) -> int:
         """In how many rounds one end of a broken edge used it and the other, though it lived on, did not."""
-        used = {(e.agent, e.neighbour): e.used for e in self.broken}
-        both = [(k, l) for k, l in used if k < l and (l, k) in used and not {k, l} & self.lost]
-        return sum(abs(used[k, l] - used[l, k]) for k, l in both)
+        used = {(e.agent, e.neighbour, e.epoch): e.used for e in self.broken}
+        both = [(k, l, epoch) for k, l, epoch in used if k < l and (l, k, epoch) in used and not {k, l} & self.lost]
+        return sum(abs(used[k, l, epoch] - used[l, k, epoch]) for k, l, epoch in both)
+
+
+    def stayed_apart(self) -> str:
+        """Which neighbours never joined again, though both lived on; "" where there are none."""
+        edges = {tuple(sorted(ends)): e for ends, e in self.apart.items() if not self.lost.intersection(ends)}
+        told = [f"{k}-{l} since iteration {e.iteration} ({e.reason})" for (k, l), e in sorted(edges.items())]
+        more = f" and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+        return f"neighbours stayed apart: {', '.join(told[:MOST_TOLD])}{more}" if told else ""
 
 
 def _merit(validated: Validated) -> float:

@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
-import numpy as np
+from torch import Tensor
 
 from difnet import agent
 from difnet.algorithms import State
@@ -13,9 +14,10 @@ from difnet.errors import DifnetError
 from difnet.exchange.addresses import advertised
 from difnet.exchange.control import Control
 from difnet.exchange.links import Identity, Link, Patience, links_of
-from difnet.exchange.transport import Transport
+from difnet.exchange.transport import Return, Transport
 from difnet.maths.combine import column
-from difnet.record.events import NeighbourLost, TrainedAlone
+from difnet.record.events import AgentReturned, NeighbourBack, NeighbourLost, TrainedAlone
+from difnet.runtime.among_equals import AmongEquals, mean_of
 from difnet.runtime.reporter import Reporter
 from difnet.runtime.star import Call, Client, Hub
 from difnet.topology import Topology
@@ -24,6 +26,7 @@ from difnet.workload.building import build
 from difnet.workload.kernels import Kernels, compile_kernels, on_device
 from difnet.workload.local_training import train_alone
 
+CATCH_UP = 2  # rounds, for each agent of the network: neighbours in step may be as far apart as the graph is wide
 
 @dataclass(frozen=True)
 class Assignment:
@@ -55,7 +58,10 @@ class Assignment:
 
 
 def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
-    """Be agent k until the run is over. Returns the process's exit status."""
+    """Be agent k until the run is over. Returns the process's exit status.
+
+    Args: `incarnation` counts the processes that were agent k before: from 1 on, the network is there already.
+    """
     assignment = assignment.settled()
     workload, topology, config = assignment.workload, assignment.topology, assignment.workload.config
     is_client = workload.hub is not None and k != workload.hub
@@ -64,18 +70,22 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
                             length=workload.length)  # fmt: skip
 
         def lost(link: Link, reason: str) -> None:
-            reporter.say(NeighbourLost(k, link.neighbour, reporter.iteration, link.used, reason))
+            reporter.say(NeighbourLost(k, link.neighbour, reporter.iteration, link.used, reason, link.epoch))
+
+        def back(link: Link) -> None:
+            reporter.say(NeighbourBack(k, link.neighbour, reporter.iteration, link.first, link.epoch))
 
         patience = Patience(config.silence_s, config.step_timeout_s)
         lag = 0 if is_client else config.staleness if config.mode == "async" else None
         with Transport(identity, links_of(k, topology, workload.hub), patience=patience, lag=lag,
-                       must=config.mode == "sync", lost=lost) as transport:  # fmt: skip
+                       must=config.mode == "sync", catch_up=CATCH_UP * topology.agents, lost=lost,
+                       back=back) as transport:  # fmt: skip
             reporter = Reporter(k, workload, assignment.kernels, control, transport)
             try:
                 _meet(identity, assignment, control, transport)
                 transport.watch(control.socket, reporter.read_control)
                 part = _answer_calls if is_client else _diffuse if workload.hub is None else _serve
-                part(k, assignment, transport, reporter)
+                part(identity, assignment, transport, reporter)
                 transport.farewell()
             except (DifnetError, ArithmeticError) as error:
                 transport.farewell(f"it failed: {error}"[:200])
@@ -86,43 +96,58 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     return 0
 
 
-def _diffuse(k: int, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
+def _diffuse(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
     """One agent among equals."""
-    workload, config = assignment.workload, assignment.workload.config
+    workload, config, k = assignment.workload, assignment.workload.config, me.agent
     first = int(workload.offline_steps > 0)
     weights = column(assignment.topology.A, k)
-    share = agent.sharing(k, weights, lambda i, phi: transport.exchange(first + i, phi))
-    state = _start(k, assignment, reporter)
-    if first:
-        state = workload.algorithm.combine(state, share(-1, state.phi))
-    reporter.evaluate(0, state)
+
+    def tell(due: int, back: Return) -> None:
+        model = f"the mean of agents {listed(back.states)}" if back.states else "its own model"
+        reporter.say(AgentReturned(k, me.incarnation, back.round - first, back.round - first - due, model))
+
+    equals = AmongEquals(transport, partial(agent.sharing, k, weights), tell, first=first, patience_s=config.return_s)
+    start, state = 0, None
+    if me.incarnation:
+        start, w = _come_back(me, assignment, transport, reporter, first)
+        state = workload.algorithm.init(w) if w is not None else None
+    if state is None:
+        state = _start(k, assignment, reporter)
+        if first:
+            state = workload.algorithm.combine(state, equals.share(-1, state.phi))
+        reporter.evaluate(0, state)
     agent.run(
-        assignment.kernels.adapt, workload.algorithm.combine, state, TaskStream(workload, k), share,
-        iterations=range(config.iterations), local_steps=config.local_steps, combine_first=config.strategy == "cta",
-        observe=reporter.observe,
+        assignment.kernels.adapt, workload.algorithm.combine, state, TaskStream(workload, k), equals.share,
+        iterations=equals.iterations(start, config.iterations), local_steps=config.local_steps,
+        combine_first=config.strategy == "cta", observe=reporter.observe,
     )  # fmt: skip
 
 
-def _serve(k: int, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
+def _serve(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
     """The hub of a star."""
     workload, server = assignment.workload, assignment.workload.algorithm.server
     assert server is not None, "build lets nobody serve without a server step"
-    first = int(workload.offline_steps > 0)
-    hub = reporter.hub = Hub(workload.server_rounds, transport, first)
-    state = server.init(hub.open() if first else workload.first_state(k).w)
-    reporter.evaluate(0, state)
-    agent.serve(server, state, hub.ask, iterations=workload.config.iterations, observe=reporter.observe)
+    first, config = int(workload.offline_steps > 0), workload.config
+    hub = reporter.hub = Hub(workload.server_rounds, transport, first, config.return_s)
+    start, w = _come_back(me, assignment, transport, reporter, first) if me.incarnation else (0, None)
+    if w is None:
+        w = hub.open() if first else workload.first_state(me.agent).w
+    state = server.init(w)
+    reporter.evaluate(start, state)
+    agent.serve(server, state, hub.ask, iterations=range(start, config.iterations), observe=reporter.observe)
     hub.dismiss(reporter.iteration, reporter.state.w)
 
 
-def _answer_calls(k: int, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
+def _answer_calls(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
     """A client on the rim of a served star: the ordinary loop, in the rounds that the hub calls for."""
     workload, first = assignment.workload, int(assignment.workload.offline_steps > 0)
-    begin = workload.algorithm.begin
+    begin, k, start = workload.algorithm.begin, me.agent, 0
+    if me.incarnation:
+        start, _ = _come_back(me, assignment, transport, reporter, first)
     state = _start(k, assignment, reporter)
-    if first:
+    if first and not start:
         transport.tell(0, state.phi.numpy())
-    client = Client(_wait_for_calls(workload.hub, transport), transport.tell, first)
+    client = Client(_wait_for_calls(workload, transport), transport.tell, first + start)
     state = agent.run(
         assignment.kernels.adapt, begin, begin(state, client.w), TaskStream(workload, k),
         client.share, iterations=client.rounds(), local_steps=workload.config.local_steps, combine_first=False,
@@ -131,16 +156,45 @@ def _answer_calls(k: int, assignment: Assignment, transport: Transport, reporter
     reporter.iteration, reporter.state = client.iteration, state
 
 
-def _wait_for_calls(hub: int | None, transport: Transport) -> Callable[[int], Call]:
-    """How a client waits for the first call after a round."""
+def _wait_for_calls(workload: Workload, transport: Transport) -> Callable[[int], Call]:
+    """How a client waits for the first call after a round; for a hub that is away, too."""
+    hub = workload.hub
+    assert hub is not None, "who answers calls has a hub"
 
     def wait(after: int) -> Call:
-        heard: dict[int, np.ndarray] = transport.hear(after + 1)
-        if hub not in heard:
-            raise DifnetError(f"the hub, agent {hub}, is gone; nobody is left to answer")
+        while hub not in (heard := transport.hear(after + 1)):
+            if not transport.await_return(workload.config.return_s):
+                raise DifnetError(f"the hub, agent {hub}, is gone; nobody is left to answer")
+        transport.offer(heard[hub])
         return Call(transport.newest(hub)[0], heard[hub], transport.newest(hub)[1])
 
     return wait
+
+
+def _come_back(
+    me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, first: int
+) -> tuple[int, Tensor | None]:
+    """Where a new process of an agent goes on, and from what: the mean of its neighbours' states, if they have begun.
+
+    Raises: DifnetError, if nobody is there any more.
+    """
+    back = transport.returned(assignment.workload.config.return_s)
+    if transport.lost and not transport.active:
+        raise DifnetError(f"agent {me.agent} came back, and none of its neighbours is there any more")
+    start = max(0, back.round - first) if back else 0
+    w = mean_of(back.states) if back and back.states else None
+    model = "its first model" if back is None or w is None else f"the mean of agents {listed(back.states)}"
+    reporter.say(AgentReturned(me.agent, me.incarnation, start, None, model))
+    return start, w
+
+
+def listed(agents: Iterable[int]) -> str:
+    """Agents in words.
+
+    >>> listed([4, 2])
+    '2, 4'
+    """
+    return ", ".join(map(str, sorted(agents)))
 
 
 def _start(k: int, assignment: Assignment, reporter: Reporter) -> State:
@@ -161,6 +215,8 @@ def _meet(me: Identity, assignment: Assignment, control: Control, transport: Tra
     control.say("register", {"agent": k, "incarnation": me.incarnation, "endpoint": endpoint, "pid": os.getpid()})
     peers = control.expect("peers", 10 * timeout_s)["endpoints"]  # the launcher gives up before
     transport.join({int(l): endpoint for l, endpoint in peers.items()}, timeout_s)
+    if me.incarnation:
+        return
     control.say("joined", {"agent": k})
     deadline = time.monotonic() + timeout_s
     while (heard := control.hear(0)) is None or heard[0] != "go":

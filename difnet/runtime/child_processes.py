@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from typing import Any, Self
 from difnet.system.lifetime import die_with_parent
 
 LOG_TAIL_LINES, PIECE = 12, 2**16
+CRASHED = 70  # an agent's exit status after an error that nobody foresaw
+MOST_FDS = 2**20
 UTF8 = codecs.getincrementaldecoder("utf-8")
 Tell = Callable[[str, dict[str, Any]], object]
 
@@ -24,6 +27,7 @@ class Child:
     """One agent's process."""
 
     agent: int
+    incarnation: int
     pid: int
     ended: int  # a file descriptor, readable once it has ended
     out: int  # another, of what it prints
@@ -51,11 +55,14 @@ class Child:
 class Children:
     """The agents of one host; use as a context manager, which ends whoever is left.
 
-    `tell` hears what they print (log: agent, text) and how they end (exited: agent, status, log_tail).
+    `tell` hears what they print (log: agent, text) and how they end (exited: agent, incarnation,
+    status, log_tail, returns).
+    `replace` says whether one that ended so (agent, its words) will have a successor.
     """
 
     def __init__(self) -> None:
         self.tell: Tell = lambda kind, body: None
+        self.replace: Callable[[int, str], bool] = lambda agent, status: False
         self.failed = 0
         self._children: dict[int, Child] = {}  # by agent
 
@@ -73,22 +80,23 @@ class Children:
         """The file descriptors that become readable when `attend` has something to do."""
         return [fd for child in self._children.values() for fd in (child.ended, child.out)[: 2 - child.is_mute]]
 
-    def fork(self, k: int, run: Callable[[], int]) -> None:
-        """Start agent k as a process of its own."""
+    def fork(self, k: int, run: Callable[[int], int], incarnation: int = 0) -> None:
+        """Start agent k as a process of its own, in which `run` is told how many there were before."""
         host = os.getpid()
         readable, writable = os.pipe()
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a thread, which rests
+            pid = os.fork()
         if pid == 0:
-            status = 1
+            status = CRASHED
             try:
                 die_with_parent(host)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 os.dup2(writable, 1)
                 os.dup2(writable, 2)
-                for fd in (readable, writable, *self.fds):
-                    os.close(fd)
-                status = run()
+                os.closerange(3, MOST_FDS)  # the host's: pipes of its other agents, sockets if it has any by now
+                status = run(incarnation)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -97,7 +105,7 @@ class Children:
                 os._exit(status)
         os.close(writable)
         os.set_blocking(readable, False)
-        self._children[k] = Child(k, pid, os.pidfd_open(pid), readable)
+        self._children[k] = Child(k, incarnation, pid, os.pidfd_open(pid), readable)
 
     def attend(self, ready: Iterable[Any]) -> None:
         """Hand on what was printed, and say who has ended, of those whose descriptors are ready."""
@@ -110,6 +118,7 @@ class Children:
 
     def end(self) -> None:
         """Ask those who are left to end, then end them."""
+        self.replace = lambda agent, status: False
         for sig, patience in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0)):
             for child in self._children.values():
                 os.kill(child.pid, sig)
@@ -125,8 +134,10 @@ class Children:
         os.close(child.ended)
         os.close(child.out)
         told = in_words(status)
-        self.failed += told != "exit status 0"
-        self.tell("exited", {"agent": child.agent, "status": told, "log_tail": child.tail()})
+        returns = self.replace(child.agent, told)
+        self.failed += told != "exit status 0" and not returns
+        self.tell("exited", {"agent": child.agent, "incarnation": child.incarnation, "status": told,
+                             "log_tail": child.tail(), "returns": returns})  # fmt: skip
 
 
 def in_words(status: int) -> str:

@@ -1,7 +1,7 @@
 """One host: asks the registry what to run, forks its agents from one prepared process, and stays until that is over.
 
 Everything heavy (torch, the model, the compiled kernels) is loaded once, here, before the first fork. No thread and no
-socket is open while forking.
+socket is open then; the successor of an agent that died is forked while the thread that beats rests.
 """
 
 import gc
@@ -29,6 +29,7 @@ from difnet.places import agents_text
 from difnet.record.tally import ModelAt
 from difnet.runtime.agent_process import Assignment, run_agent
 from difnet.runtime.child_processes import Children
+from difnet.runtime.successors import Successors
 from difnet.runtime.testing import check_target, score_models
 from difnet.system.energy import Meter, machine_id
 from difnet.system.lifetime import die_with_parent, raise_file_limit, say_alive
@@ -98,7 +99,7 @@ def run_foreground(told: HostSettings) -> int:
         assignment = prepare(told)
         status = run_agent(k, assignment)
         with Control(assignment.registry, told.token, assignment.run) as control:
-            control.say("exited", {"agent": k, "status": f"exit status {status}", "log_tail": ""})
+            control.say("exited", {"agent": k, "incarnation": 0, "status": f"exit status {status}", "log_tail": ""})
     return status
 
 
@@ -115,9 +116,10 @@ def _fork_and_supervise(told: HostSettings, launcher: list[int]) -> int:
         for k in told.agents:
             children.fork(k, partial(run_agent, k, assignment))
         with Control(assignment.registry, told.token, assignment.run) as control, beating(control, told.name):
-            children.tell = control.say
+            children.tell, successors = control.say, Successors()
+            children.replace = successors.decide
             try:
-                supervise(children, control, launcher, assignment)
+                supervise(children, control, launcher, assignment, successors)
             finally:
                 children.end()  # while there is still somebody to tell
     return 1 if children.failed else 0
@@ -230,22 +232,30 @@ def beating(control: Control, name: str) -> Iterator[None]:
         thread.join()
 
 
-def supervise(children: Children, control: Control, launcher: list[int], assignment: Assignment) -> None:
-    """Hand on what agents print and how they end, test the models that came out when asked to, until that is over.
+def supervise(
+    children: Children, control: Control, launcher: list[int], assignment: Assignment, successors: Successors
+) -> None:
+    """Hand on what agents print and how they end, replace them, and test the models that came out, until that is over.
 
     It is over when the registry says so, or the launcher is gone: at once where it runs on this machine, else when
     nothing was heard of it for the run's `orphan_s`.
     """
     ending_since: float | None = None
+    replaces = assignment.workload.config.on_failure == "restart"
     heard_at, orphan_s = time.monotonic(), assignment.workload.config.orphan_s
     while ending_since is None or (children and time.monotonic() - ending_since < GRACE_S):
         say_alive()
         ready = wait([control.socket.FD, *launcher, *children.fds], 0.25)
         children.attend(ready)
+        for k, incarnation in successors.due():
+            with control.at_rest():  # no thread of ours is within ZeroMQ while we fork
+                children.fork(k, partial(run_agent, k, assignment), incarnation)
         while heard := control.hear(0):
             kind, body = heard
             if kind == "end":
-                ending_since = ending_since or time.monotonic()
+                ending_since, successors.are_wanted = ending_since or time.monotonic(), False
+            elif kind == "beat":
+                successors.are_wanted = bool(body["started"]) and replaces
             elif kind == "score":
                 say_scores(assignment.on_device(), control, body)
             heard_at = time.monotonic()

@@ -72,6 +72,7 @@ class Launch:
         self._said_at, self._said = 0.0, ""
         self._scores: list[ScoredModel] = []
         self._all_scored = False
+        self._ended_by = ""  # why all are to end though nobody asked for it
 
     def until_done(self) -> dict[str, Any]:
         """Serve the network until every agent has ended; returns the summary."""
@@ -90,7 +91,7 @@ class Launch:
                 self.recorder.note("stopping: agents end after the same iteration; again to kill")
                 if not self.registry.started:
                     break
-            if stopped or self.recorder.target_reached:
+            if stopped or self._ended_by or self.recorder.target_reached:
                 self.registry.stop()
             if len(self._stop) > 1:
                 break
@@ -126,11 +127,16 @@ class Launch:
             self._failure = DifnetError(f"{host}{body['reason']}")
             self._failure.exit_code = int(body["exit_code"])
         elif kind == "exited":
-            self._exit(int(body["agent"]), str(body["status"]), str(body["log_tail"]))
+            incarnation, returns = int(body["incarnation"]), bool(body.get("returns"))
+            self.registry.forget(int(body["agent"]), incarnation, for_good=not returns)
+            if returns:
+                told = f"{body['status']}; a new process takes its place"
+                self.recorder.lose(int(body["agent"]), told, str(body["log_tail"]), incarnation)
+            else:
+                self._exit(int(body["agent"]), str(body["status"]), str(body["log_tail"]))
 
     def _exit(self, agent: int, status: str, log_tail: str) -> None:
         self._exited.add(agent)
-        self.registry.forget(agent)
         if not self.registry.started:
             last = f":\n{log_tail}" if log_tail else ""
             self._failure = self._failure or AgentLost(f"agent {agent} ended before the start ({status}){last}")
@@ -138,6 +144,8 @@ class Launch:
         finished = self.recorder.tally.finished.get(agent)
         if finished is None or finished.state == "failed":
             self.recorder.lose(agent, status, log_tail)
+            if self.config.on_failure == "stop":
+                self._ended_by = self._ended_by or f"agent {agent} was lost ({status}), and on_failure is stop"
 
     def _say_who_is_ready(self) -> None:
         registry, recorder = self.registry, self.recorder
@@ -174,7 +182,7 @@ class Launch:
     def _left_behind(self, now: float) -> list[int]:
         """The agents that are left when nobody but frozen ones is, given that their neighbours noticed it too."""
         unfinished = set(self.recorder.tally.alive) - self.recorder.tally.finished.keys() - self._exited
-        frozen = {e.neighbour for e in self.recorder.tally.broken}
+        frozen = {l for _, l in self.recorder.tally.apart}
         quiet = all(now - self._told_at.get(k, 0.0) > self.config.silence_s + 2 for k in unfinished)
         return sorted(unfinished) if unfinished and unfinished <= frozen and quiet else []
 
@@ -215,13 +223,15 @@ class Launch:
         self.registry.end()
         self.hosts.stop()
         g = self.recorder.tally
-        left_behind = {e.neighbour: f"left behind by its neighbours: {e.reason}" for e in g.broken}
+        left_behind = {l: f"left behind by its neighbours: {e.reason}" for (_, l), e in g.apart.items()}
         missing = [] if self._failure else sorted(set(g.alive) - g.finished.keys())
         for agent in missing:
             self.recorder.lose(agent, left_behind.get(agent, "ended with its host"), "")
         lost = len(g.lost)
-        state = "stopped" if stopped_by else "failed" if lost > self.config.max_lost or not g.finished else "done"
-        reason = str(self._failure) if self._failure else stopped_by
+        apart = g.stayed_apart()
+        failed = lost > self.config.max_lost or not g.finished or apart or self._ended_by
+        state = "stopped" if stopped_by else "failed" if failed else "done"
+        reason = str(self._failure) if self._failure else stopped_by or self._ended_by or apart
         summary = self.recorder.finish(state, reason)
         if self._failure:
             raise self._failure

@@ -109,6 +109,10 @@ class Reporter:
                 self._control.say("at", {"agent": self._k, "iteration": self.iteration})
             elif kind == "until":
                 self._until = max(int(body["iteration"]), self.iteration)
+            elif kind == "moved":
+                self._transport.moved(int(body["agent"]), str(body["endpoint"]))
+            elif kind == "gone":
+                self._transport.gone(int(body["agent"]))
 
     def _await_agreement(self) -> None:
         """Between two iterations, after a stop: until the registry says which iteration is everybody's last."""

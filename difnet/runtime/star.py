@@ -22,6 +22,10 @@ class Line(Protocol):
     @property
     def active(self) -> list[int]: ...
 
+    def offer(self, state: np.ndarray) -> None: ...
+
+    def await_return(self, patience_s: float, count: int = 1) -> bool: ...
+
     def tell(self, round_: int, phi: np.ndarray, to: Sequence[int], last: bool = False) -> None: ...
 
     def hear(
@@ -30,10 +34,11 @@ class Line(Protocol):
 
 
 class Hub:
-    """The hub's side of its rounds. `first` is the number of the first round on the wire."""
+    """The hub's side of its rounds. `first` is the number of the first round on the wire; `patience_s`, how long it
+    waits for clients to come back when there are too few."""
 
-    def __init__(self, rounds: ServerRounds, transport: Line, first: int = 0) -> None:
-        self._rounds, self._transport, self._first = rounds, transport, first
+    def __init__(self, rounds: ServerRounds, transport: Line, first: int = 0, patience_s: float = 0.0) -> None:
+        self._rounds, self._transport, self._first, self._patience_s = rounds, transport, first, patience_s
         self.abandoned = 0
         self.heard = 0  # messages of clients
         self.answered = 0  # those that answered a call
@@ -48,9 +53,14 @@ class Hub:
 
     def ask(self, i: int, w: Tensor) -> Tensor | None:
         """Call the clients of round i, hear them, and mean what they answer; None for an abandoned round."""
-        there, settings = self._transport.active, self._rounds.settings
-        if len(there) < settings.quorum:
-            raise DifnetError(f"{len(there)} clients are left, and a round needs {settings.quorum} answers")
+        settings = self._rounds.settings
+        self._transport.offer(w.numpy())
+        if len(self._transport.active) < settings.quorum and not self._transport.await_return(
+            self._patience_s, settings.quorum
+        ):
+            raise DifnetError(f"{len(self._transport.active)} clients are left, and a round needs {settings.quorum} "
+                              f"answers")  # fmt: skip
+        there = self._transport.active
         called = self._rounds.called(i, there)
         self._transport.tell(self._first + i, w.numpy(), called)
         answers = self._transport.hear(self._first + i, called, self._rounds.wanted, settings.deadline_s)

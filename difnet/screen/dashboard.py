@@ -15,8 +15,10 @@ from rich.text import Text
 from difnet.maths.theory import promised_decay
 from difnet.record.events import (
     AgentLost,
+    AgentReturned,
     Event,
     Measured,
+    NeighbourBack,
     NeighbourLost,
     Note,
     Pulse,
@@ -48,7 +50,7 @@ class View(NamedTuple):
     history: tuple[Validated, ...] = ()  # without the distances: only the latest are shown
     measured: Measured | None = None
     curve: tuple[tuple[float, float], ...] = ()  # (iteration, consensus error, or with a server loss) above zero
-    bereft: frozenset[int] = frozenset()  # agents that go on without a neighbour
+    apart: frozenset[tuple[int, int]] = frozenset()  # (agent, the neighbour it goes on without)
     lost: frozenset[int] = frozenset()  # agents whose process is gone
     notes: tuple[tuple[str, str], ...] = ()  # (style, text), the newest last
     ended: RunEnded | None = None
@@ -82,7 +84,11 @@ def update(view: View, event: Event) -> View:
                 view = view._replace(validated=event, history=(*view.history, replace(event, distances={})))
             return view
         case NeighbourLost():
-            return _note(view._replace(bereft=view.bereft | {event.agent}), WARNING, event)
+            return _note(view._replace(apart=view.apart | {(event.agent, event.neighbour)}), WARNING, event)
+        case NeighbourBack():
+            return _note(view._replace(apart=view.apart - {(event.agent, event.neighbour)}), "", event)
+        case AgentReturned():
+            return _note(view._replace(lost=view.lost - {event.agent}), "", event)
         case AgentLost():
             return _note(view._replace(lost=view.lost | {event.agent}), BAD, event)
         case Tested():
@@ -274,7 +280,7 @@ def _cell(view: View, agents: Iterable[int], distances: Mapping[int, float], mid
     agents = list(agents)
     if view.lost.intersection(agents):
         return Text("x", BAD)
-    if view.bereft.intersection(agents):
+    if {k for k, _ in view.apart}.intersection(agents):
         return Text("!", WARNING)
     if view.server is not None:
         return Text("◆" if view.server in agents else "●", GOOD)

@@ -9,7 +9,9 @@ from rich.text import Text
 
 from difnet.record.events import (
     AgentLost,
+    AgentReturned,
     Event,
+    NeighbourBack,
     NeighbourLost,
     Note,
     Pulse,
@@ -62,6 +64,12 @@ def plain_line(event: Event) -> str | None:
             if event.agents:
                 what = f"{event.agents} {event.model}, which differ,"
             line = f"tested {what} on {event.tasks} tasks: {_test_text(event)}"
+        case NeighbourBack():
+            line = f"agent {event.agent} is joined to {event.neighbour} again, from iteration {event.first} on"
+        case AgentReturned():
+            who = f"a new process is agent {event.agent}" if event.incarnation else f"agent {event.agent} is back"
+            gap = "" if event.left_out is None else f", {event.left_out} left out"
+            line = f"{who}: it goes on at iteration {event.iteration}{gap}, with {event.model}"
         case NeighbourLost():
             line = f"agent {event.agent} goes on without {event.neighbour}: {event.reason}"
         case AgentLost():

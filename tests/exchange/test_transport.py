@@ -91,7 +91,8 @@ class Fake:
         raise AssertionError(f"heard none of {kinds}")
 
     def greet(self, **otherwise) -> None:
-        self.say("hello", **(replace(IDENTITY, agent=1).greeting() | otherwise))
+        fresh = {"epoch": 0, "attempt": 1, "round": 0}
+        self.say("hello", **(replace(IDENTITY, agent=1).greeting() | fresh | otherwise))
 
 
 @pytest.fixture
@@ -266,7 +267,7 @@ def test_asynchronous_rounds_take_the_newest_and_never_an_older_than_allowed(fol
 @pytest.mark.parametrize("name", ["run", "topology", "weights", "model", "dtype", "length", "protocol"])
 def test_a_mismatch_is_refused_with_both_values_named(folder, name):
     """The dialling end hears what is expected and what it has; it does not try for ever."""
-    other = {"length": 7, "dtype": "float64", "protocol": "2.0"}.get(name, "another")
+    other = {"length": 7, "dtype": "float64", "protocol": "3.0"}.get(name, "another")
     with Transport(IDENTITY, [Link(1, False, True, True)], patience=Patience()) as transport:
         fake = Fake(at(transport, folder))
         fake.greet(**{name: other})
@@ -313,7 +314,7 @@ def test_what_does_not_belong_into_a_round_is_refused_and_counted(met):
         fake.say("state", body, epoch=epoch, round=round_)
     fake.socket.send_multipart([b"\xff" * 40, b""])
     fake.socket.send_multipart([wire.pack("seen")])
-    fake.say("welcome", epoch=1)
+    fake.say("welcome", epoch=1, round=0)
     fake.say("state", good, epoch=1, round=0)
     fake.say("state", (PHI + 9).tobytes(), epoch=1, round=0)  # a replay
     fake.say("state", good, epoch=1, round=1)
@@ -353,7 +354,7 @@ def test_a_neighbour_that_waits_is_not_late(met):
     def beat() -> None:
         while beats[0] < 12:
             fake.hear("beat")
-            fake.say("beat", phase="waiting", age_ms=0)
+            fake.say("beat", phase="waiting", age_ms=0, told=0)
             beats[0] += 1
         fake.say("state", PHI.tobytes(), epoch=1, round=0)
 
@@ -367,7 +368,7 @@ def test_a_neighbour_that_waits_is_not_late(met):
 def test_a_neighbour_stuck_in_one_step_is_left_behind(met):
     """Its beats flow and say how long the step lasts already."""
     transport, fake, lost = met
-    fake.say("beat", phase="computing", age_ms=6000)
+    fake.say("beat", phase="computing", age_ms=6000, told=0)
     assert transport.exchange(0, PHI) == {}
     assert lost == ["in one step for 6 s"]
 
@@ -395,3 +396,96 @@ def test_a_state_that_is_not_finite_never_leaves(met):
     with pytest.raises(Diverged, match=r"iteration 0.*--outer-lr"):
         transport.exchange(0, np.full(M, np.inf, "f4"))
     assert transport.counters.payload_bytes == 0
+
+
+def returning(
+    folder: Path, transport_of_0: Transport, heard_of_1: list, done: threading.Event
+) -> threading.Thread:
+    """Agent 1 as a new process: it joins, says where the network is, and swaps one state with agent 0."""
+
+    def be() -> None:
+        with Transport(replace(IDENTITY, agent=1, incarnation=1), [Link(0, True, True, True)],
+                       patience=Patience(5.0, 30.0)) as transport:  # fmt: skip
+            at(transport, folder)
+            transport.join({0: f"ipc://{folder}/0"}, 10.0)
+            back = transport.returned(10.0)
+            assert back is not None
+            heard_of_1.extend([back.round, back.states[0].tolist(),
+                               transport.exchange(back.round, PHI + 100)[0].tolist()])  # fmt: skip
+            transport.farewell()
+        done.set()
+
+    thread = threading.Thread(target=be)
+    thread.start()
+    return thread
+
+
+def test_a_new_process_of_a_neighbour_joins_where_the_others_are_and_is_given_what_they_have(met, folder):
+    """The first one breaks off in round 3; its successor is told round and state, and both use the edge from there."""
+    transport, fake, lost = met
+    for i in range(3):
+        fake.say("state", (PHI + 1).tobytes(), epoch=1, round=i)
+        assert list(transport.exchange(i, PHI + i)) == [1]
+    fake.socket.close()
+    assert transport.exchange(3, PHI + 3) == {} and lost == ["the connection broke"]
+    transport.offer(PHI + 3)
+    heard_of_1: list = []
+    done = threading.Event()
+    thread = returning(folder, transport, heard_of_1, done)
+    assert transport.await_return(10.0) and transport.returned(10.0) is None  # it is where it is: nothing to catch up
+    assert transport.exchange(4, PHI + 4)[1].tolist() == (PHI + 100).tolist()
+    until(lambda: transport.service(0.02) or done.is_set(), "its goodbye", 10)
+    thread.join(10)
+    assert heard_of_1 == [4, (PHI + 3).tolist(), (PHI + 4).tolist()]
+    assert transport.counters.refused == 0 and transport.lost == []
+
+
+def test_whoever_was_left_behind_comes_back_in_a_new_epoch_and_both_use_the_edge_from_the_same_round(folder):
+    """Agent 0 takes agent 1 for dead while that one holds still, goes on alone for some rounds, and waits for nobody.
+
+    Agent 1 notices nothing of its own silence; it comes back to the round that agent 0 is in, and is given its state.
+    """
+    silent, ahead, results = threading.Event(), threading.Event(), {}
+    patience = Patience(0.8, 30.0)
+    listening = threading.Barrier(2, timeout=20)
+
+    def be(k: int) -> None:
+        back: list[int] = []
+        with Transport(replace(IDENTITY, agent=k), [Link(1 - k, k == 1, True, True)], patience=patience,
+                       back=lambda link: back.append(link.first)) as transport:  # fmt: skip
+            at(transport, folder)
+            listening.wait()
+            transport.join({1 - k: f"ipc://{folder}/{1 - k}"}, 10.0)
+            assert list(transport.exchange(0, PHI + k)) == [1 - k]
+            if k == 1:
+                with transport._lock:  # neither the loop nor the helper thread gets at the sockets: as if stopped
+                    silent.set()
+                    assert ahead.wait(20)
+                transport.offer(PHI + 1)
+                for i in range(1, 4):  # what agent 0 had told it before is still there to be heard
+                    transport.exchange(i, PHI + 1)
+                    if came := transport.returned(10.0):
+                        break
+                assert came is not None
+                results["came back to"] = came.round, came.states[0].tolist()
+                first = came.round
+            else:
+                assert silent.wait(20)
+                alone = [len(transport.exchange(i, PHI)) for i in range(1, 5)]
+                transport.offer(PHI + 50)
+                assert sum(alone) == 0 and transport.lost == [1]
+                ahead.set()
+                assert transport.await_return(10.0)
+                first = 5
+            heard = [transport.exchange(i, PHI + i)[1 - k][0] for i in range(first, first + 5)]
+            results[k] = first, [float(h) for h in heard], back
+            transport.farewell()
+
+    threads = [threading.Thread(target=be, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+        assert not thread.is_alive(), "an agent hangs"
+    assert results["came back to"] == (5, (PHI + 50).tolist())
+    assert results[0] == results[1] == (5, [5.0, 6.0, 7.0, 8.0, 9.0], [5])

@@ -23,8 +23,8 @@ def begin(running, tmp_path, *words: str):
 def test_a_killed_agent_is_missed_by_its_neighbours_and_nobody_hangs(running, tmp_path):
     """kill -9: both neighbours go on without it, the run ends on time, and the exit status tells the truth."""
     launcher, pids = begin(running, tmp_path, "--topology", "cycle_graph(n=4)", "--iterations", "100", "--engine",
-                           "eager", "--tasks", "1", "--set", "test_tasks=0", "--eval-every", "100", "--eval-tasks",
-                           "4", "--quiet")  # fmt: skip
+                           "eager", "--on-failure", "continue", "--tasks", "1", "--set", "test_tasks=0",
+                           "--eval-every", "100", "--eval-tasks", "4", "--quiet")  # fmt: skip
     until(lambda: events(tmp_path, "Pulse") and events(tmp_path, "Pulse")[-1]["iteration"] > 5, "some iterations")
     os.kill(pids[2], signal.SIGKILL)
     assert launcher.wait(60) == 1
@@ -138,7 +138,7 @@ def test_an_error_in_a_users_own_task_is_shown_with_its_last_lines(difnet, tmp_p
         "    return Mine(agents, shots, queries, (1.0, 2.0), (0.0, 1.0))\n"
     )
     done = difnet("launch", "--topology", "ring6", "--task", "mine:mine", "--iterations", "60", "--engine", "eager",
-                  "--eval-tasks", "4", "--json")  # fmt: skip
+                  "--on-failure", "continue", "--eval-tasks", "4", "--json")  # fmt: skip
     assert done.status == 1
     assert done.json()["lost_agents"] == [1] and done.json()["iterations"] == 60
     assert "agent 1" in done.err and "sample 17 is missing" in done.err

@@ -166,7 +166,7 @@ def test_a_neighbours_name_is_looked_up_again_at_every_redial(monkeypatch):
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer, 0))]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr("difnet.exchange.transport.REDIAL_S", 0.2)
+    monkeypatch.setattr("difnet.exchange.neighbours.REDIAL_S", 0.2)
     identity = [Identity(k, 0, "run", "graph", "weights", "model", "float32", 3) for k in (0, 1)]
     with (Transport(identity[0], [Link(1, False, True, True)], patience=Patience()) as listener,
           Transport(identity[1], [Link(0, True, True, True)], patience=Patience()) as dialler):  # fmt: skip
@@ -254,7 +254,7 @@ def test_an_agent_that_closes_its_outputs_costs_its_host_nothing():
     with Children() as children:
         children.tell = lambda kind, body: told.append((kind, body))
 
-        def close_and_wait() -> int:
+        def close_and_wait(incarnation: int) -> int:
             os.write(1, b"farewell")
             os.closerange(1, 3)
             return signal.pause() or 0
@@ -263,7 +263,8 @@ def test_an_agent_that_closes_its_outputs_costs_its_host_nothing():
         until(lambda: children.attend(wait(children.fds, 1.0)) or len(children.fds) == 1, "the pipe's end", 10)
         assert not wait(children.fds, 0.05) and len(children) == 1
     assert told == [("log", {"agent": 7, "text": "farewell"}),
-                    ("exited", {"agent": 7, "status": "killed by SIGTERM", "log_tail": "farewell"})]  # fmt: skip
+                    ("exited", {"agent": 7, "incarnation": 0, "status": "killed by SIGTERM", "log_tail": "farewell",
+                                "returns": False})]  # fmt: skip
 
 
 @pytest.mark.slow

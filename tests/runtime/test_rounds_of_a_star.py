@@ -60,6 +60,14 @@ class Paper:
     said: list[Said] = field(default_factory=list)
     asked: list[tuple] = field(default_factory=list)
 
+    offered: list[float] = field(default_factory=list)
+
+    def offer(self, state: np.ndarray) -> None:
+        self.offered.append(float(state[0]))
+
+    def await_return(self, patience_s: float, count: int = 1) -> bool:
+        return len(self.active) >= count
+
     def tell(self, round_: int, phi: np.ndarray, to: Sequence[int], last: bool = False) -> None:
         self.said.append(Said(round_, float(phi[0]), list(to), last))
 
@@ -84,7 +92,7 @@ def serve(hub: Hub, w: float, iterations: int) -> list[float]:
     """The launch models after each round of a server that adds the mean."""
     server, state = adding(w)
     path: list[State] = []
-    agent.serve(server, state, hub.ask, iterations=iterations, observe=lambda i, s, info: path.append(s) or True)
+    agent.serve(server, state, hub.ask, iterations=range(iterations), observe=lambda i, s, info: path.append(s) or True)
     return models(path)
 
 
@@ -212,7 +220,7 @@ class Clients(threading.Thread):
         if kind == "welcome":
             fake.say("joined", **fields)
         elif kind == "beat":
-            fake.say("beat", phase="waiting", age_ms=0)
+            fake.say("beat", phase="waiting", age_ms=0, told=0)
         elif kind == "bye":
             fake.say("seen")
         elif kind in ("state", "last"):

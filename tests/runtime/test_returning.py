@@ -1,0 +1,148 @@
+"""Agents that die or stand still come back: with whose model, from which iteration on, and what the record says."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from subprocess import Popen
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.conftest import agents_of, events, until
+from tests.runtime.test_faults_of_a_star import HELD, WORDS
+
+LONG = ("--iterations", "1000000", "--engine", "eager", "--tasks", "1", "--eval-tasks", "4", "--eval-every", "1000000",
+        "--quiet")  # fmt: skip
+
+
+def begin(running, tmp_path: Path, *words: str) -> tuple[Popen, dict[int, int]]:
+    """A network that is some iterations under way, and its agents' processes."""
+    launcher = running("launch", *words)
+    until(lambda: [e for e in events(tmp_path, "Pulse") if e["iteration"] > 5], "some iterations")
+    return launcher, agents_of(launcher.pid)
+
+
+def stopped(launcher: Popen, tmp_path: Path) -> dict:
+    """The summary of a run that is asked to end now."""
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(60) == 130
+    return json.loads((tmp_path / "runs/latest/run.json").read_text())
+
+
+def joined_again(tmp_path: Path) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """(agent, neighbour) -> the epochs that began again there, and from which iteration on."""
+    back: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for e in events(tmp_path, "NeighbourBack"):
+        back.setdefault((e["agent"], e["neighbour"]), []).append((e["epoch"], e["first"]))
+    return back
+
+
+@pytest.mark.slow
+def test_a_killed_agent_is_replaced_and_begins_with_what_its_neighbours_have(running, tmp_path):
+    """Both edges come back, at both ends in the same epoch and from the same iteration on; nobody is lost."""
+    launcher, pids = begin(running, tmp_path, "--topology", "ring6", *LONG)
+    os.kill(pids[2], signal.SIGKILL)
+    until(lambda: len(events(tmp_path, "NeighbourBack")) == 4 and events(tmp_path, "AgentReturned"), "its return")
+    [back] = events(tmp_path, "AgentReturned")
+    assert (back["agent"], back["incarnation"], back["left_out"]) == (2, 1, None) and back["iteration"] > 5
+    assert back["model"].startswith("the mean of agents ")
+    edges = joined_again(tmp_path)
+    assert edges[1, 2] == edges[2, 1] and edges[3, 2] == edges[2, 3]
+    until(lambda: events(tmp_path, "Pulse")[-1]["iteration"] > edges[3, 2][0][1] + 5, "rounds of all six")
+    summary = stopped(launcher, tmp_path)
+    assert (summary["lost_agents"], summary["returned_agents"], summary["edges_apart"]) == ([], [2], [])
+    assert summary["one_sided_exchanges"] == 0 and summary["missed_exchanges"] > 0
+    models = [load_file(p)["w"] for p in (tmp_path / "runs/latest").glob("agents/*/state-*.safetensors")]
+    apart = np.linalg.norm(np.stack(models) - np.mean(models, axis=0), axis=1)
+    assert len(models) == 6 and apart.max() < 0.2 * np.linalg.norm(models[0])
+
+
+@pytest.mark.slow
+def test_an_agent_that_stood_still_leaves_iterations_out_and_its_edges_heal(running, tmp_path):
+    """SIGSTOP beyond the others' patience, then SIGCONT: it goes on where they are, with what they have."""
+    launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--set", "silence_s=1.0", *LONG)
+    os.kill(pids[4], signal.SIGSTOP)
+    until(lambda: len(events(tmp_path, "NeighbourLost")) == 2, "its neighbours to go on without it")
+    gone_on = events(tmp_path, "Progress") or max(e["iteration"] for e in events(tmp_path, "NeighbourLost"))
+    os.kill(pids[4], signal.SIGCONT)
+    until(lambda: len(events(tmp_path, "NeighbourBack")) == 4 and events(tmp_path, "AgentReturned"), "its return")
+    [back] = events(tmp_path, "AgentReturned")
+    assert (back["agent"], back["incarnation"]) == (4, 0) and back["left_out"] > 0 and back["iteration"] > gone_on
+    edges = joined_again(tmp_path)
+    assert edges[3, 4] == edges[4, 3] and edges[5, 4] == edges[4, 5]
+    summary = stopped(launcher, tmp_path)
+    assert (summary["lost_agents"], summary["returned_agents"], summary["edges_apart"]) == ([], [4], [])
+    assert summary["one_sided_exchanges"] == 0
+
+
+@pytest.mark.slow
+def test_a_pause_of_all_agents_at_once_costs_no_edge(running, tmp_path):
+    """As when a machine sleeps: everybody was stopped for longer than their patience, and nobody is left behind for it.
+
+    What each finds when it wakes is that its neighbours were silent; that it was stopped itself explains it.
+    """
+    launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--set", "silence_s=60", *LONG)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGSTOP)
+    reached = events(tmp_path, "Pulse")[-1]["iteration"]
+    until(lambda: len([e for e in events(tmp_path, "Pulse") if e["rounds_per_s"] == 0]) > 2, "a standstill")
+    for pid in pids.values():
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: events(tmp_path, "Pulse")[-1]["iteration"] > reached + 20, "rounds")
+    assert not events(tmp_path, "NeighbourLost")
+    assert stopped(launcher, tmp_path)["missed_exchanges"] == 0
+
+
+@pytest.mark.slow
+def test_a_crash_loop_ends_as_lost_with_its_traceback(running, tmp_path):
+    """Three new processes, with growing pauses, and no fourth; the others go on."""
+    (tmp_path / "mine.py").write_text(
+        "from difnet.tasks.sinusoid import Sinusoid\n"
+        "class Mine(Sinusoid):\n"
+        "    def draw(self, agent, count, rng):\n"
+        "        if agent == 1 and rng.bit_generator.state['state']['counter'][2] > 0:\n"
+        "            raise KeyError('sample 17 is missing')\n"
+        "        return super().draw(agent, count, rng)\n"
+        "def mine(agents, shots, queries):\n"
+        "    return Mine(agents, shots, queries, (1.0, 2.0), (0.0, 1.0))\n"
+    )
+    launcher = running("launch", "--topology", "ring6", "--task", "mine:mine", *LONG)
+    until(lambda: len(events(tmp_path, "AgentLost")) == 4, "the last of four deaths")
+    lost = events(tmp_path, "AgentLost")
+    assert all("sample 17 is missing" in e["log_tail"] for e in lost)
+    assert ["takes its place" in e["status"] for e in lost] == [True, True, True, False]
+    reached = events(tmp_path, "Pulse")[-1]["iteration"]
+    until(lambda: events(tmp_path, "Pulse")[-1]["iteration"] > reached + 10, "the others' rounds")
+    assert stopped(launcher, tmp_path)["lost_agents"] == [1]
+
+
+@pytest.mark.slow
+def test_with_on_failure_stop_the_others_end_and_the_run_has_failed(running, tmp_path):
+    launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--on-failure", "stop", *LONG)
+    os.kill(pids[3], signal.SIGKILL)
+    assert launcher.wait(60) == 1
+    summary = json.loads((tmp_path / "runs/latest/run.json").read_text())
+    assert (summary["state"], summary["lost_agents"]) == ("failed", [3])
+    assert "agent 3 was lost (killed by SIGKILL), and on_failure is stop" in summary["reason"]
+    assert len([*(tmp_path / "runs/latest").glob("agents/*/state-*.safetensors")]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 2])
+def test_the_hub_and_a_client_of_a_star_come_back(running, tmp_path, victim):
+    """The hub begins with the newest model that its clients were called with; a client with its next call."""
+    (tmp_path / "held.py").write_text(HELD)
+    (tmp_path / "go").touch()
+    words = [word if word != "40" else "1000000" for word in WORDS]
+    launcher, pids = begin(running, tmp_path, *words, "--eval-every", "1000000")
+    os.kill(pids[victim], signal.SIGKILL)
+    until(lambda: events(tmp_path, "AgentReturned"), "its return")
+    [back] = events(tmp_path, "AgentReturned")
+    assert (back["agent"], back["incarnation"]) == (victim, 1) and back["iteration"] > 5
+    until(lambda: events(tmp_path, "Pulse")[-1]["iteration"] > back["iteration"] + 20, "rounds after that")
+    summary = stopped(launcher, tmp_path)
+    assert (summary["lost_agents"], summary["returned_agents"], summary["edges_apart"]) == ([], [victim], [])
+    models = [load_file(p)["w"].tobytes() for p in (tmp_path / "runs/latest").glob("agents/*/state-*.safetensors")]
+    assert len(models) == 5 and len(set(models)) == 1
