@@ -145,7 +145,7 @@ def read(place: str | Path) -> LaunchModel:
     """
     path = Path(place) / FILE if Path(place).is_dir() else Path(place)
     if not path.is_file():
-        why = ("; a run writes it when it ends, unless no agent ended well" if Path(place).is_dir() else
+        why = ("; a run writes it as soon as all agents were tested" if Path(place).is_dir() else
                "; give a run folder, its launch-model.safetensors, or a .safetensors file that `difnet export` wrote")
         raise RunFolderError(f"there is no launch model in {place}: no file {path.name}{why}")
     tensors, about = _read_file(path)

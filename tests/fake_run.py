@@ -229,6 +229,7 @@ def summary(
         "communication": {"seconds": last.spent["communication_s"], "joules": last.spent["communication_joules"],
                           "quality": "modelled", "uploads": last.spent["uploads"]},
         "missed_exchanges": 0, "one_sided_exchanges": 0, "lost_agents": [] if lost is None else [lost],
+        "lost_records": 0, "unwritten": [],
     }  # fmt: skip
 
 

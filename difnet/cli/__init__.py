@@ -4,8 +4,10 @@ Imports: errors, system, catalog, config, data, maths, launch_models, topology, 
 report, doctor, runtime, after_training.
 """
 
+import errno
 import importlib
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -29,6 +31,7 @@ COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a cli
     "host": ("host", "Plumbing: fork and supervise the agents of one host."),
     "agent": ("agent", "Plumbing: be one agent in the foreground."),
 }
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # EPIPE is click's affair
 
 
 class LazyGroup(click.Group):
@@ -69,19 +72,25 @@ def group(debug: bool) -> None:
 
 def main() -> None:
     """The console script: every error of ours is one message on stderr and its own exit status."""
+    from difnet.screen.terminal import attempt, settle_streams
+
+    settle_streams()
+    say = partial(attempt, partial(click.echo, err=True))
     try:
         status = group.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        attempt(error.show)
         sys.exit(error.exit_code)
     except DifnetError as error:
         if "--debug" in sys.argv:
             raise
-        click.echo(f"difnet: {error}", err=True)
+        say(f"difnet: {error}")
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename or "--debug" in sys.argv:
+            raise
+        say(f"difnet: cannot write to where its output goes: {error.strerror}; redirect it elsewhere, or make room")
+        sys.exit(3)

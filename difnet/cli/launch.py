@@ -23,8 +23,8 @@ def command(ready_made: str | None, **given: Any) -> int:
 
     NAME is a ready-made run in launch/. What is not given keeps its [default]. On a star, an algorithm such as
     fedmeta or fedavg makes the hub a server and the others its clients. Exit status: 0 done; 1 agents were lost or the
-    run diverged; 2 wrong usage; 3 the machine lacks something; 4 done, but --target was not reached; 130 stopped by
-    Ctrl-C, everything written.
+    run diverged; 2 wrong usage; 3 the machine lacks something, also room for a file of the run; 4 done, but --target
+    was not reached; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and a terminal that closed, everything written.
 
     \b
     Examples:

@@ -51,6 +51,8 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
             with terminal.Screen(partial(following.print_line, err=False)) as shown:
                 for event in _patient(folder, patience):
                     shown.show(event)
+                    if shown.failure:
+                        raise shown.failure
             ended = shown.view.ended
     except Silent as silence:
         click.echo(f"difnet: {silence}", err=True)

@@ -1,13 +1,12 @@
-"""What are the files of a run folder, and how is each written and read?
+"""What are the files of a run folder, what is in each, and how is it read? `disk.py` writes them.
 
-A record is one `os.write` to a file opened for appending, so that a killed process loses none that was made. JSON's
-null means unknown and becomes None or NaN.
+JSON's null means unknown and becomes None or NaN.
 """
 
 import csv
+import io
 import json
 import math
-import os
 import secrets
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -139,33 +138,23 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, if it has rows."""
-    rows = list(rows)
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV; "" if it has no rows.
+
+    >>> csv_text(("from", "to"), [(0, 1)])
+    'from,to\\r\\n0,1\\r\\n'
+    """
+    rows, text = list(rows), io.StringIO(newline="")
     if rows:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([head, *rows])
+        csv.writer(text).writerows([head, *rows])
+    return text.getvalue()
 
 
-def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add one line of JSON to a file, in one write."""
-    append_text(path, json.dumps(finite_or_none(record), allow_nan=False) + "\n")
+def json_line(record: dict[str, Any]) -> str:
+    """A record as one line of JSON."""
+    return json.dumps(finite_or_none(record), allow_nan=False) + "\n"
 
 
-def append_text(path: Path, text: str) -> None:
-    """Add text to a file, in one write."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
-def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write tensors so that a reader finds either the whole file or none, also after a crash."""
-    scratch = path.with_name(f".{path.name}.part")
-    with open(scratch, "wb") as file:  # and not safetensors' own writer, whose files only their owner can read
-        file.write(safetensors.numpy.save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+def tensor_bytes(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """A safetensors file; and not by its own writer, whose files only their owner can read."""
+    return safetensors.numpy.save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata)

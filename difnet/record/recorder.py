@@ -2,17 +2,18 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from difnet.config import RunConfig
+from difnet.errors import ConfigError
 from difnet.maths.scores import accuracy_scores, loss_scores
 from difnet.record.costs import Target, spent
+from difnet.record.disk import Disk
 from difnet.record.events import (
     LAUNCH_MODEL,
     LOCAL_AVERAGE,
@@ -36,15 +37,20 @@ from difnet.record.events import (
     TrainedAlone,
     Validated,
 )  # fmt: skip
-from difnet.record.files import append_record, append_text, finite_or_none, make_folder, save_tensors, write_csv
+from difnet.record.files import csv_text, finite_or_none, json_line, make_folder, tensor_bytes
 from difnet.record.summary import Facts, busiest, summarise
 from difnet.record.tally import ModelAt, ScoredModel, Tally, over_agents, over_tasks
 from difnet.system.energy import Meters
 from difnet.topology import Topology
 
+MOST_SAVING = 0.05  # of the time goes into saving launch models on the way
+
 
 class Recorder:
-    """Writes one run. Its folder is complete after `finish`, and readable at any time before."""
+    """Writes one run. Its folder is complete after `finish`, and readable at any time before.
+
+    A disk that takes nothing any more ends no run: the summary tells what is not there.
+    """
 
     def __init__(self, config: RunConfig, topology: Topology, command: str, listen: Callable[[Event], None]) -> None:
         self.config, self.topology, self.command, self._listen = config, topology, command, listen
@@ -57,7 +63,11 @@ class Recorder:
         self._tested: list[Tested] = []
         self.meters = Meters()
         self._preparation_joules: float | None = None
+        self._saved: ModelAt | None = None  # what launch-model.safetensors holds
+        self._save_again_at = 0.0
+        self._gap = 0  # events that are missing since the last one in events.jsonl
         self.folder = make_folder(config, self.started_at)
+        self.disk = Disk(self.folder, self.note)
         self._write_description()
 
     def start(self) -> None:
@@ -70,9 +80,16 @@ class Recorder:
         ))  # fmt: skip
 
     def emit(self, event: Event) -> None:
-        """Record a network-level event, and pass it on."""
-        append_record(self.folder / "events.jsonl", event.to_dict())
-        self._listen(event)
+        """Record a network-level event, and pass it on; with a note before it where others are missing."""
+        missing, told = self._gap, [event]
+        if missing:
+            told = [Note(f"{missing} events are missing here: {self.disk.why}", self.seconds()), event]
+        if self.disk.append("events.jsonl", "".join(json_line(e.to_dict()) for e in told)):
+            self._gap -= missing
+        else:
+            self._gap, told = self._gap + 1, [event]
+        for each in told:
+            self._listen(each)
 
     def note(self, text: str) -> None:
         """Record something that a person wants to know."""
@@ -97,26 +114,27 @@ class Recorder:
         self.tally.server = f.server
         if f.server is not None:
             self.topology = self.topology.served()
-            self._write_topology()
+            self.disk.write("topology.json", json.dumps(self.topology.to_dict()))
         for name, document in (("environment", f.environment), ("partition", f.manifest)):
             if document is not None:
-                (self.folder / f"{name}.json").write_text(json.dumps(document, indent=2))
+                self.disk.write(f"{name}.json", json.dumps(document, indent=2))
         self.emit(Ready(f.ready_s, f.engine, f.parameters, f.server, self.topology.mixing_rate))
 
     def pulse(self) -> None:
         """Record how the network is doing."""
         self._energy()  # a meter must be read before its counter wraps
         self.emit(self.tally.pulse(self.seconds()))
+        self._keep_model()
 
     def record(self, event: Event, tensors: Sequence[np.ndarray] = ()) -> None:
         """Take in what one agent said."""
         g = self.tally
         if isinstance(event, Progress):
             g.progressed(event)
-            append_record(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+            self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
         elif isinstance(event, Snapshot):
             if isinstance(event, Evaluated):
-                append_record(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+                self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
             self._measured(g.measured(event, tensors[0], self.seconds()))
         elif isinstance(event, NeighbourLost):
             g.left(event)
@@ -130,7 +148,7 @@ class Recorder:
             self._measured(g.settle(self.seconds()))
         elif isinstance(event, TrainedAlone):
             g.alone[event.agent] = event
-            append_record(self.agent_folder(event.agent) / "metrics.jsonl", event.to_dict())
+            self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
         elif isinstance(event, Edge):
             g.edges.append(event)
         elif isinstance(event, Finished):
@@ -139,7 +157,7 @@ class Recorder:
 
     def log(self, agent: int, text: str) -> None:
         """Keep what an agent's process printed."""
-        append_text(self.agent_folder(agent) / "log.txt", text)
+        self._keep(agent, "log.txt", text)
 
     def lose(self, agent: int, status: str, log_tail: str, incarnation: int | None = None) -> None:
         """An agent's process ended before the run did; its successor, if any, may have been heard of already."""
@@ -180,7 +198,7 @@ class Recorder:
             self.emit(self._tested[-1])
         if own:
             self._score_own(own)
-        write_csv(self.folder / "test.csv", ("model", "task", "samples", "steps", "loss", "accuracy"), (
+        self._write_table("test.csv", ("model", "task", "samples", "steps", "loss", "accuracy"), (
             (model, task, int(samples[task]), n, *row, *[""] * (2 - len(row)))
             for model, _, figures, samples in scored
             for task, course in enumerate(figures.tolist()) for n, row in enumerate(course)
@@ -197,7 +215,7 @@ class Recorder:
         self._tested.append(Tested(OWN_MODELS, one.iteration, len(one.figures), losses,
                                    accuracies[0] if accuracies else {}, len(scored)))  # fmt: skip
         self.emit(self._tested[-1])
-        write_csv(self.folder / "test-agents.csv", ("agent", "steps", "loss", "accuracy"), (
+        self._write_table("test-agents.csv", ("agent", "steps", "loss", "accuracy"), (
             (k, n, *row, *[""] * (2 - len(row))) for k, course in means.items() for n, row in enumerate(course.tolist())
         ))  # fmt: skip
 
@@ -209,21 +227,24 @@ class Recorder:
         g = self.tally
         seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
-        self._save_launch_model()
+        self._save_launch_model(self._launch_model())
         self._write_edges()
         target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
         about = {"run": self.folder.name, "command": self.command, "state": state, "seconds": seconds,
                  "folder": str(self.folder), "target": target}  # fmt: skip
         told = summarise(about, self.config, self.topology, g, self.facts, self._tested,
                          self._energy() | {"preparation_joules": self._preparation_joules})  # fmt: skip
-        summary = finite_or_none(told | ({"reason": reason} if reason else {}))
-        (self.folder / "run.json").write_text(json.dumps(summary, indent=2, allow_nan=False))
-        self.emit(RunEnded(state, summary))
-        return summary
+        summary = finite_or_none(told | self.disk.told() | ({"reason": reason} if reason else {}))
+        self.disk.write("run.json", json.dumps(summary, indent=2, allow_nan=False))
+        self.emit(RunEnded(state, summary | self.disk.told()))
+        return summary | self.disk.told()
 
-    def agent_folder(self, agent: int) -> Path:
-        """Where one agent's files lie."""
-        return self.folder / "agents" / f"{agent:03d}"
+    def _keep(self, agent: int, name: str, text: str) -> None:
+        self.disk.append(f"{_folder_of(agent)}/{name}", text)
+
+    def _write_table(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        if text := csv_text(head, rows):
+            self.disk.write(name, text)
 
     def _measured(self, measurements: Sequence[Measured]) -> None:
         for event in measurements:
@@ -233,6 +254,7 @@ class Recorder:
                     self._at_target = {"asked": str(self._target), "reached": True, "iteration": event.iteration,
                                        **event.spent}  # fmt: skip
             self.emit(event)
+        self._keep_model()
 
     def _with_costs(self, event: Validated) -> Validated:
         """The same, with everything that was spent so far."""
@@ -263,10 +285,19 @@ class Recorder:
         W = np.stack([*own.values()])
         return ModelAt(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype), own)
 
-    def _save_launch_model(self) -> None:
-        held, f, c = self._launch_model(), self.facts, self.config
+    def _keep_model(self) -> None:
+        """Have the newest tested model on disk, or the best, for whoever finds a run that was killed."""
+        g, began = self.tally, time.monotonic()
+        held = g.best if self.config.launch_model == "best" else g.last
+        if held and held is not self._saved and began >= self._save_again_at and np.isfinite(held.w).all():
+            if self._save_launch_model(held):
+                self._saved = held
+            self._save_again_at = began + (time.monotonic() - began) / MOST_SAVING
+
+    def _save_launch_model(self, held: ModelAt | None) -> bool:
+        f, c = self.facts, self.config
         if held is None or f is None:
-            return
+            return False
         learnt = {"w": held.w[: f.parameters]} | (
             {"inner_lr": held.w[f.parameters :]} if len(held.w) > f.parameters else {})
         about = {"task": c.task.model_dump(), "model": f.model, "algorithm": c.algorithm.model_dump(),
@@ -274,29 +305,36 @@ class Recorder:
                  "agents": len(self.tally.holders), "apart": held.apart, "transductive": f.transductive,
                  "parameters": f.pieces}  # fmt: skip
         metadata = {name: json.dumps(value) for name, value in about.items()}
-        save_tensors(self.folder / "launch-model.safetensors", learnt, metadata)
+        return self.disk.write("launch-model.safetensors", tensor_bytes(learnt, metadata))
 
     def _save_state(self, event: Finished, tensors: Sequence[np.ndarray]) -> None:
         w, *slots = tensors
         self._states[event.agent] = w
         named = {"w": w, **{f"optimizer.{n}": slot for n, slot in enumerate(slots)}}
-        save_tensors(self.agent_folder(event.agent) / f"state-{event.iteration:06d}.safetensors", named,
-             {"iteration": str(event.iteration), "state": event.state})  # fmt: skip
+        about = {"iteration": str(event.iteration), "state": event.state}
+        name = f"{_folder_of(event.agent)}/state-{event.iteration:06d}.safetensors"
+        self.disk.write(name, tensor_bytes(named, about))
 
     def _write_description(self) -> None:
-        for k in range(self.topology.agents):
-            self.agent_folder(k).mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.toml").write_text(self.config.to_toml())
-        self._write_topology()
-
-    def _write_topology(self) -> None:
-        (self.folder / "topology.json").write_text(json.dumps(self.topology.to_dict()))
+        try:
+            for k in range(self.topology.agents):
+                (self.folder / _folder_of(k)).mkdir(parents=True)
+            self.disk.put("config.toml", self.config.to_toml())
+            self.disk.put("topology.json", json.dumps(self.topology.to_dict()))
+        except OSError as error:
+            raise ConfigError(f"cannot write the run to {self.folder}: {error.strerror}; nothing was started. Make "
+                              f"room there, or give another --runs") from error  # fmt: skip
 
     def _write_edges(self) -> None:
         """What travelled over each edge, either way; wire bytes only where there was a wire."""
         on_wire = self.command == "launch"
         rows = sorted((e.agent, e.neighbour, e.payload_bytes, e.wire_bytes if on_wire else "", e.messages)
                       for e in self.tally.edges)  # fmt: skip
-        write_csv(self.folder / "edges.csv", ("from", "to", "payload_bytes", "wire_bytes", "messages"), rows)
+        self._write_table("edges.csv", ("from", "to", "payload_bytes", "wire_bytes", "messages"), rows)
 
 
+
+
+def _folder_of(agent: int) -> str:
+    """Where one agent's files lie in the run folder."""
+    return f"agents/{agent:03d}"

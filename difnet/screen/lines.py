@@ -148,6 +148,9 @@ def _summary_rows(summary: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "modelled channel", f"{time_text(air.get('seconds'))}, {number_text(air.get('joules'))} J {uploads}"
     lost = summary.get("lost_agents") or []
     yield "lost agents", "none" if not lost else ", ".join(map(str, lost)) if isinstance(lost, list) else str(lost)
+    if summary.get("lost_records") or summary.get("unwritten"):
+        missing = ", ".join(["", *summary.get("unwritten", ())])
+        yield "not on disk", f"{number_text(summary.get('lost_records'))} records{missing}"
     yield "folder", str(summary.get("folder") or "unknown")
 
 

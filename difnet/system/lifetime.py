@@ -46,12 +46,23 @@ def raise_file_limit() -> None:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that grows by one signal each time somebody asks us to stop."""
+    """A list that grows by one signal each time somebody asks us to stop.
+
+    A terminal that closes asks too, unless `nohup` has us ignore it; both the kernel and a shell tell of it, so that it
+    counts once.
+    """
     asked: list[int] = []
     previous = {}
-    for sig in (signal.SIGINT, signal.SIGTERM):
+
+    def ask(number: int, frame: object) -> None:
+        if number != signal.SIGHUP or not asked:
+            asked.append(number)
+
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if sig == signal.SIGHUP and signal.getsignal(sig) == signal.SIG_IGN:
+            continue
         try:
-            previous[sig] = signal.signal(sig, lambda number, frame: asked.append(number))
+            previous[sig] = signal.signal(sig, ask)
         except ValueError:  # not in the main thread: whoever runs us there handles signals
             pass
     try:

@@ -249,7 +249,7 @@ def test_the_network_and_the_simulator_begin_from_the_same_bits(trained, tmp_pat
         (["evaluate", "RUN", "--task", "mnist", "--data-dir", "nowhere"], 3, ["nowhere", "mnist"]),
         (["evaluate", "nothing"], 2, ["no run called 'nothing'"]),
         (["evaluate", "nothing.safetensors"], 2, ["there is no launch model in nothing.safetensors"]),
-        (["evaluate", "EMPTY"], 2, ["there is no launch model in", "a run writes it when it ends"]),
+        (["evaluate", "EMPTY"], 2, ["there is no launch model in", "as soon as all agents were tested"]),
         (["fit", "RUN", "--support", "gone.csv", "-o", "a.safetensors"], 3, ["cannot read gone.csv"]),
         (["fit", "RUN", "--support", "bad.csv", "-o", "a.safetensors"], 3, ["bad.csv, line 3, column 'y': 'z'"]),
         (["fit", "RUN", "--support", "bad.csv", "-o", "bad.csv"], 2, ["bad.csv is there already", "--force"]),
