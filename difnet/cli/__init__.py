@@ -12,6 +12,7 @@ import click
 
 from difnet import __version__
 from difnet.errors import DifnetError
+from difnet.system.limits import scarce
 
 COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a click command called `command`
     "launch": ("launch", "Run a network of agent processes that learn one launch model."),
@@ -85,3 +86,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        if "--debug" in sys.argv or not (lacking := scarce(error)):
+            raise
+        click.echo(f"difnet: {lacking}", err=True)
+        sys.exit(lacking.exit_code)

@@ -43,7 +43,7 @@ def descriptors_for(topology: "Topology", here: int) -> dict[str, int]:
     )
     hosts = math.ceil(topology.agents / here)
     return {
-        "launcher": 10 + topology.agents + hosts + SPARE_DESCRIPTORS,
+        "launcher": 11 + topology.agents + hosts + SPARE_DESCRIPTORS,
         "host": 11 + 2 * here + SPARE_DESCRIPTORS,
         f"agent {busiest}": 18 + sockets + SPARE_DESCRIPTORS,
     }

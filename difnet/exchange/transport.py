@@ -80,6 +80,12 @@ class Transport:
         """The neighbours that were left behind."""
         return sorted(link.neighbour for link in self._links.values() if link.phase == LOST)
 
+    @property
+    def step_s(self) -> float | None:
+        """How long the step that is being computed has lasted; None while others are waited for."""
+        since = self._computing_since
+        return None if since is None else time.monotonic() - since
+
     def join(self, endpoints: Mapping[int, str], timeout_s: float) -> None:
         """Dial whom we are to dial, greet each, and return when every link is active.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from difnet.maths.mixing import centroid, distances
 from difnet.record.events import (
+    AgentLost,
     Edge,
     Evaluated,
     Finished,
@@ -67,14 +68,15 @@ class Tally:
 
     agents: int
     server: int | None = None  # the hub, if it serves: then it alone holds the launch model
-    lost: set[int] = field(default_factory=set)
+    lost: dict[int, AgentLost] = field(default_factory=dict)  # agent -> how
     progress: dict[int, Progress] = field(default_factory=dict)
     finished: dict[int, Finished] = field(default_factory=dict)
     broken: list[NeighbourLost] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     alone: dict[int, TrainedAlone] = field(default_factory=dict)
     first: ModelAt | None = None  # that of the first validation
-    last: ModelAt | None = None  # that of the latest
+    last: ModelAt | None = None  # that of the latest measurement, validated or not
+    newest: dict[int, ModelAt] = field(default_factory=dict)  # holder -> the model that it told of last
     best: ModelAt | None = None  # that of the validation with the best figures after the most inner steps
     validations: list[Validated] = field(default_factory=list)
     _figures: dict[str, float] = field(default_factory=dict)  # sums over adapt steps of what algorithms report
@@ -93,9 +95,17 @@ class Tally:
 
     @property
     def iteration(self) -> int:
-        """How many iterations the slowest of them has done; of a served star, the hub, also when it is lost."""
+        """How many iterations the slowest of the living has done; of a served star, the hub, also when it is lost.
+
+        Where all are lost, that of the newest record.
+        """
         counting = self.alive if self.server is None else [self.server]
-        return min((self.progress[k].iteration if k in self.progress else 0 for k in counting), default=0)
+        return min(map(self.reached, counting)) if counting else max(map(self.reached, self.lost), default=0)
+
+    def reached(self, agent: int) -> int:
+        """The furthest iteration that an agent has told of."""
+        told = (self.progress.get(agent), self.newest.get(agent), self.finished.get(agent))
+        return max((word.iteration for word in told if word), default=0)
 
     def progressed(self, event: Progress) -> None:
         """Take in where one agent stands."""
@@ -112,10 +122,13 @@ class Tally:
     def measured(self, event: Snapshot, w: np.ndarray, seconds: float) -> list[Measured]:
         """Keep one agent's model; the network's figures as soon as every holder has sent the same iteration's."""
         self._pending.setdefault(event.iteration, {})[event.agent] = (event, w)
+        self.newest[event.agent] = ModelAt(event.iteration, w)
         return self.settle(seconds)
 
     def settle(self, seconds: float) -> list[Measured]:
-        """The measurements that wait for nobody any more, in order."""
+        """The measurements that wait for nobody any more, in order; none where nobody is left."""
+        if not self.alive:
+            return []
         least = self.agents - len(self.lost) if self.server is None else 1  # before all of them are counted
         complete = sorted(i for i, told in self._pending.items()
                           if len(told) >= least and told.keys() >= set(self.holders))  # fmt: skip
@@ -128,6 +141,7 @@ class Tally:
         W = np.stack([told[k][1] for k in agents])
         apart = distances(W)
         by_agent = {str(k): float(d) for k, d in zip(agents, apart, strict=True)}
+        self.last = held = ModelAt(iteration, centroid(W).astype(W.dtype), dict(zip(agents, W, strict=True)))
         tests = [test for k in agents if isinstance(test := told[k][0], Evaluated)]
         if len(tests) < len(agents):
             return Measured(iteration, seconds, float(np.mean(apart)), by_agent)
@@ -137,8 +151,7 @@ class Tally:
             {steps: over_agents([t.accuracy[steps] for t in tests], worst=min) for steps in tests[0].accuracy},
             {name: sum(getattr(t, name) for t in tests) for name in ("payload_bytes", "steps", "uploads")},
         )  # fmt: skip
-        held = ModelAt(iteration, centroid(W).astype(W.dtype), dict(zip(agents, W, strict=True)))
-        self.first, self.last = self.first or held._replace(own={}), held
+        self.first = self.first or held._replace(own={})
         if self.best is None or _merit(validated) > max(map(_merit, self.validations), default=-float("inf")):
             self.best = held
         return validated
@@ -169,7 +182,7 @@ class Tally:
     def one_sided_exchanges(self) -> int:
         """In how many rounds one end of a broken edge used it and the other, though it lived on, did not."""
         used = {(e.agent, e.neighbour): e.used for e in self.broken}
-        both = [(k, l) for k, l in used if k < l and (l, k) in used and not {k, l} & self.lost]
+        both = [(k, l) for k, l in used if k < l and (l, k) in used and not {k, l} & self.lost.keys()]
         return sum(abs(used[k, l] - used[l, k]) for k, l in both)
 
 
