@@ -89,6 +89,8 @@ def run_host(told: HostSettings) -> int:
     try:
         with torch_settings():
             return _fork_and_supervise(told, launcher)
+    except DifnetError:
+        raise
     except Exception as error:
         raise explained(error, f"the host of agents {agents_text(told.agents)} ends") from error
     finally:

@@ -98,14 +98,17 @@ class Reporter:
         for neighbour, sent in self._transport.sent.items():
             self.say(Edge(self._k, neighbour, sent.payload_bytes, sent.wire_bytes, sent.messages))
         self.say(Finished(self._k, self.iteration, ended, reason), self.state.w, *self.state.slots)
-        deadline = time.monotonic() + self._patience_s
+        deadline, said = time.monotonic() + self._patience_s, False
         while time.monotonic() < deadline:
             self._control.say("leave", {})
             try:
                 self._control.expect("left", min(LEAVE_S, self._patience_s))
                 return
             except DifnetError as error:
-                print(f"agent {self._k}: {error}; its last state is not recorded yet", flush=True)
+                if not said:
+                    print(f"agent {self._k}: {error}; it keeps its last state until that is taken", flush=True)
+                said = True
+        print(f"agent {self._k}: nobody took its last state for {self._patience_s:.0f} s; it may be lost", flush=True)
 
     def read_control(self) -> None:
         """Answer the registry: a stop is agreed on, so that all agents end after the same iteration."""

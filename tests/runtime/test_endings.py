@@ -1,21 +1,32 @@
 """Runs that are stopped, crash or lose somebody end soon, keep what they hold, and say truly what became of whom."""
 
+import errno
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 from safetensors import safe_open
 
+from difnet.config import load
+from difnet.exchange.registry import HostSeen, Registry
 from difnet.record import comparing, finding
+from difnet.record.recorder import Recorder
+from difnet.runtime.launcher import Launch
+from difnet.topology.networks import load as load_network
 from tests.conftest import agents_of, environment, events, until
 from tests.runtime.test_faults_of_a_star import BLOCK, HELD, WORDS
 
+FACTS = {"engine": "eager", "parameters": 2, "length": 2, "flops": None, "server": None, "model": {"name": "mlp"},
+         "pieces": [], "transductive": False, "manifest": None}  # fmt: skip
 SMALL = ("--engine", "eager", "--tasks", "1", "--eval-tasks", "4", "--quiet")
 RING = ("launch", "--topology", "ring6", *SMALL)
 FOR_EVER = ("--iterations", "1000000", "--set", "test_tasks=0", "--eval-every", "1000000")
@@ -130,6 +141,85 @@ def test_a_limit_that_is_too_low_is_named_with_its_remedy(tmp_path, limit, most,
     )  # fmt: skip
     assert done.returncode in (1, 3) and "Traceback" not in done.stderr
     assert all(word in done.stderr for word in words), done.stderr
+    assert (told(tmp_path)["state"], told(tmp_path)["lost_agents"]) == ("failed", [])
+
+
+@pytest.mark.slow
+def test_no_further_process_ends_those_that_were_started_and_the_launcher_is_told(monkeypatch):
+    """fork fails at the third of four agents, as where `ulimit -u` or a container's pids.max is reached."""
+    from difnet.runtime import host
+
+    forks, fork = [], os.fork
+
+    def fork_twice() -> int:
+        forks.append(1)
+        if len(forks) > 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return fork()
+
+    with Registry("tcp://127.0.0.1:*", "secret", {0: []}) as registry:
+        registry.run = {"run": "sines"}
+        assignment = SimpleNamespace(registry=registry.endpoint, run="sines")
+        monkeypatch.setattr(host, "run_agent", lambda k, assignment: signal.pause())
+        monkeypatch.setattr(os, "fork", fork_twice)
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(host.Refused, match=r"only 2 of 4 agents could be started: .*`ulimit -u`"):
+                host._forked(host.HostSettings(range(4), registry.endpoint, "secret"), assignment)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        [(kind, body, _)] = until(lambda: [*registry.listen(0.01)], "the host's word", 10)
+    assert kind == "failed" and body["exit_code"] == 3 and not psutil.Process().children()
+
+
+@pytest.mark.slow
+def test_an_interrupt_before_the_start_loses_nobody(running, tmp_path):
+    launcher = running(*RING)
+    until(lambda: events(tmp_path, "RunStarted"), "the host's beginning")
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(30) == 130
+    run = told(tmp_path)
+    assert (run["state"], run["iterations"], run["lost_agents"]) == ("stopped", 0, [])
+
+
+@pytest.mark.slow
+def test_a_run_in_which_nobody_ended_well_is_not_done_however_many_may_be_lost(difnet, tmp_path):
+    done = difnet(*RING, "--iterations", "9", "--optimizer", "sgd", "--outer-lr", "1e30", "--max-lost", "6")
+    assert done.status == 1 and told(tmp_path)["state"] == "failed"
+    assert all("no longer finite" in loss["log_tail"] for loss in told(tmp_path)["losses"])
+
+
+def test_a_launcher_that_was_away_for_long_takes_nobody_for_silent(monkeypatch, tmp_path):
+    """Ctrl-Z for an hour: what was said meanwhile comes a little later than the launcher looks at its clock."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    here = HostSeen("here", [0, 1], b"", clock[0], supervises=True)
+
+    class Listened:
+        started, hosts, turn = True, {"here": here}, 0
+
+        def listen(self, timeout_s: float):
+            self.turn += 1
+            if self.turn == 1:
+                yield "prepared", {"host": "here", "agents": [0, 1], "environment": {}, "facts": FACTS}, []
+            elif self.turn == 2:
+                clock[0] += 3600.0
+            else:
+                for k in (0, 1):
+                    yield "Finished", {"agent": k, "iteration": 7, "state": "done"}, [np.ones(2, np.float32)]
+                    yield "exited", {"agent": k, "status": "exit status 0", "log_tail": ""}, []
+
+        def forget(self, agent: int) -> None: ...
+        def ask_where(self) -> None: ...
+        def end(self) -> None: ...
+        def score(self, models: dict, tensors: list) -> None: ...
+
+    config = load(settings={"topology": "path_graph(n=2)", "runs": str(tmp_path)})
+    recorder = Recorder(config, load_network("path_graph(n=2)"), "launch", lambda event: None)
+    place = SimpleNamespace(poll=lambda: None, stop=lambda at_once: None)
+    run = Launch(config, recorder, Listened(), place, []).until_done()
+    assert (run["state"], run["lost_agents"], run["iterations"]) == ("done", [], 7)
+    assert run["untested"] == "no host was left to test it"
 
 
 @pytest.mark.slow
