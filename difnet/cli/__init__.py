@@ -7,6 +7,7 @@ report, doctor, runtime, after_training.
 import errno
 import importlib
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 
 from difnet import __version__
 from difnet.errors import DifnetError
+from difnet.system.limits import scarce
 
 COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a click command called `command`
     "launch": ("launch", "Run a network of agent processes that learn one launch model."),
@@ -90,7 +92,17 @@ def main() -> None:
         say(f"difnet: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in UNWRITABLE or error.filename or "--debug" in sys.argv:
-            raise
-        say(f"difnet: cannot write to where its output goes: {error.strerror}; redirect it elsewhere, or make room")
-        sys.exit(3)
+        if error.errno in UNWRITABLE and not error.filename and "--debug" not in sys.argv:
+            say(f"difnet: cannot write to where its output goes: {error.strerror}; redirect it elsewhere, or make room")
+            sys.exit(3)
+        _end_scarce(error, say)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        _end_scarce(error, say)
+
+
+def _end_scarce(error: BaseException, say: Callable[[str], object]) -> None:
+    """End with what this machine lacks, where that is what an error means; else raise it again."""
+    if "--debug" in sys.argv or not (lacking := scarce(error)):
+        raise error
+    say(f"difnet: {lacking}")
+    sys.exit(lacking.exit_code)

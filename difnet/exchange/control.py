@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from difnet.errors import ConfigError, EnvironmentLacks
 from difnet.exchange.sockets import dual
 from difnet.exchange.wire import pack_control, unpack_control
 
+MAY_BE_DROPPED = ("beat", "log")  # where there is no room: the next beat comes soon, and printing may have no end
+
 
 class Control:
     """An agent's or a host's end of the control plane; use as a context manager, from any thread.
@@ -22,6 +25,7 @@ class Control:
 
     def __init__(self, endpoint: str, token: str, run: str | None = None) -> None:
         self._token, self.run = token, run
+        self._kept: deque[list[Any]] = deque()  # what found no room, in order
         self._lock = threading.Lock()  # a long step's helper thread reads it too
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
@@ -39,16 +43,26 @@ class Control:
         self._context.destroy()  # each socket keeps its own linger
 
     def say(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> bool:
-        """Tell the registry something without waiting; False if there is no room for it."""
+        """Tell the registry something without waiting. What finds no room, since the launcher is stopped or slow, is
+        kept until there is some, in order; of what MAY_BE_DROPPED then nothing is kept, and the answer is False."""
         known = {"token": self._token} | ({"of": self.run} if self.run else {})
         message = pack_control(kind, {**body, **known}, tensors)
         with self._lock:
-            try:
-                self.socket.send_multipart(message, zmq.NOBLOCK)
-            except zmq.Again:
+            self._kept.append(message)
+            self._make_room()
+            if self._kept and kind in MAY_BE_DROPPED:
+                self._kept.pop()
                 return False
         return True
 
+    def _make_room(self) -> None:
+        """Send what was kept, as far as there is room now."""
+        while self._kept:
+            try:
+                self.socket.send_multipart(self._kept[0], zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._kept.popleft()
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """While nobody of this process talks to the registry."""
@@ -60,6 +74,7 @@ class Control:
         deadline = time.monotonic() + timeout_s
         while True:
             with self._lock:
+                self._make_room()
                 if self.socket.poll(min(50, max(0, int(1000 * (deadline - time.monotonic()))))):
                     kind, body, tensors = unpack_control(self.socket.recv_multipart())
                     return kind, body | ({"tensors": tensors} if tensors else {})

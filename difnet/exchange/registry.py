@@ -7,6 +7,7 @@ it without a deadline.
     agent -> joined                                      -> go, when all have joined
     agent -> event {…} + tensors                         -> (to the recorder)
              stop                                        -> agent: at {iteration} -> until {iteration}
+             where                                       -> agent: doing {step_s}
     agent -> leave                                       -> left: all that it said is recorded
              moved {agent, endpoint}, gone {agent}       -> its neighbours, when it begins anew or never will
     host  -> configuration? {agents, name, version}      -> run {…}, or refused {reason}
@@ -125,6 +126,10 @@ class Registry:
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
             self._tell_agents("stop", {})
+
+    def ask_where(self) -> None:
+        """Ask all agents how long the step that they compute has lasted; one that waits for others says None."""
+        self._tell_agents("where", {})
 
     def score(self, models: dict[str, Any], tensors: Sequence[np.ndarray]) -> HostSeen | None:
         """Ask a host that is there to test models, whose parameters are the tensors. Returns that host, if any."""

@@ -90,6 +90,12 @@ class Transport:
         """The neighbours that are left behind."""
         return sorted(link.neighbour for link in self._links.values() if link.phase == LOST)
 
+    @property
+    def step_s(self) -> float | None:
+        """How long the step that is being computed has lasted; None while others are waited for."""
+        since = self._neighbours.computing_since
+        return None if since is None else time.monotonic() - since
+
     def join(self, endpoints: Mapping[int, str], timeout_s: float, first: int = 0) -> None:
         """Dial whom we are to dial, greet each, and return when every link is active; the next round is `first`.
 

@@ -52,13 +52,14 @@ class Place(Protocol):
         """Start the hosts. Returns what the user has to know or to do, or ""."""
 
     def poll(self) -> int | None:
-        """An exit status once every host has ended; None as long as one runs, or where nobody here can know."""
+        """An exit status, or minus a signal, once every host has ended; None as long as one runs, or where nobody here
+        can know."""
 
-    def stop(self) -> None:
-        """End the hosts, and with them their agents."""
+    def stop(self, at_once: bool = False) -> None:
+        """End the hosts, and with them their agents; `at_once`: they had their time."""
 
     def logs(self) -> str:
-        """The last lines that the hosts' engine printed; "" where they went to the user directly."""
+        """The last lines that the hosts, or their engine, printed; "" where nobody here can know."""
 
 
 def agents_text(agents: Sequence[int]) -> str:

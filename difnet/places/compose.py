@@ -93,11 +93,11 @@ class Compose:
         """What `up` ended with, once every container has."""
         return self._up.poll() if self._up else None
 
-    def stop(self) -> None:
+    def stop(self, at_once: bool = False) -> None:
         """Remove the containers, and wait until that is done; they have had their last word from the launcher."""
         if self._up is None:
             return
-        ask([*self._words, "down", "--timeout", "8"], DOWN_S)
+        ask([*self._words, "down", "--timeout", "0" if at_once else "8"], DOWN_S)
         try:
             self._up.wait(STOP_S)
         except subprocess.TimeoutExpired:

@@ -44,7 +44,7 @@ class Expected:
         """Unknown: only what hosts tell the registry is known of them."""
         return None
 
-    def stop(self) -> None:
+    def stop(self, at_once: bool = False) -> None:
         """Nothing: hosts end when the registry says so, or when it is gone."""
 
     def logs(self) -> str:

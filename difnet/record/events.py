@@ -49,6 +49,7 @@ class Progress(Event):
     refused: int  # messages that were dropped as malformed, stale or non-finite
     late: int = 0  # answers that came to a hub after it had gone on
     abandoned: int = 0  # rounds in which a hub had too few answers
+    answered: int = 0  # answers to its calls that a hub heard in time
     heard_payload_bytes: int = 0
     heard_wire_bytes: int = 0
 

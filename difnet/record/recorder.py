@@ -159,12 +159,17 @@ class Recorder:
         """Keep what an agent's process printed."""
         self._keep(agent, "log.txt", text)
 
-    def lose(self, agent: int, status: str, log_tail: str, incarnation: int | None = None) -> None:
-        """An agent's process ended before the run did; its successor, if any, may have been heard of already."""
+    def lose(self, agents: Sequence[int], status: str, log_tail: str = "", incarnation: int | None = None) -> None:
+        """The processes of some agents, together, ended before the run did; successors may have been heard of already.
+
+        Args: `incarnation`, of the processes; None: nobody will succeed them.
+        """
         g = self.tally
-        g.died(agent, incarnation)
-        iteration = g.progress[agent].iteration if agent in g.progress else 0
-        self.emit(AgentLost(agent, status, iteration, log_tail))
+        lost = [AgentLost(k, status, g.reached(k), log_tail) for k in agents]
+        for event in lost:
+            g.died(event, incarnation)
+        for event in lost:
+            self.emit(event)
         self._measured(g.settle(self.seconds()))
 
     @property
@@ -219,14 +224,15 @@ class Recorder:
             (k, n, *row, *[""] * (2 - len(row))) for k, course in means.items() for n, row in enumerate(course.tolist())
         ))  # fmt: skip
 
-    def finish(self, state: str, reason: str = "") -> dict[str, Any]:
+    def finish(self, state: str, reason: str = "", untested: str = "") -> dict[str, Any]:
         """Write what the run ended with. Returns the summary.
 
-        Args: `state` is "done", "stopped" or "failed".
+        Args: `state` is "done", "stopped" or "failed"; `reason`, and why what was learnt is `untested`, if so.
         """
         g = self.tally
         seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
+        self._save_held()
         self._save_launch_model(self._launch_model())
         self._write_edges()
         target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
@@ -234,7 +240,8 @@ class Recorder:
                  "folder": str(self.folder), "target": target}  # fmt: skip
         told = summarise(about, self.config, self.topology, g, self.facts, self._tested,
                          self._energy() | {"preparation_joules": self._preparation_joules})  # fmt: skip
-        summary = finite_or_none(told | self.disk.told() | ({"reason": reason} if reason else {}))
+        why = {name: text for name, text in (("reason", reason), ("untested", untested)) if text}
+        summary = finite_or_none(told | self.disk.told() | why)
         self.disk.write("run.json", json.dumps(summary, indent=2, allow_nan=False))
         self.emit(RunEnded(state, summary | self.disk.told()))
         return summary | self.disk.told()
@@ -273,7 +280,7 @@ class Recorder:
     def _launch_model(self) -> ModelAt | None:
         """What the network has learnt: the centroid of the agents that ended well, or the hub's model; or the best.
 
-        Where nobody ended well, what the last validation saw.
+        Where nobody ended well, what the last measurement saw.
         """
         g = self.tally
         if self.config.launch_model == "best" and g.best:
@@ -302,7 +309,7 @@ class Recorder:
             {"inner_lr": held.w[f.parameters :]} if len(held.w) > f.parameters else {})
         about = {"task": c.task.model_dump(), "model": f.model, "algorithm": c.algorithm.model_dump(),
                  "inner_lr": c.inner_lr, "inner_steps": c.inner_steps, "iteration": held.iteration,
-                 "agents": len(self.tally.holders), "apart": held.apart, "transductive": f.transductive,
+                 "agents": len(held.own), "apart": held.apart, "transductive": f.transductive,
                  "parameters": f.pieces}  # fmt: skip
         metadata = {name: json.dumps(value) for name, value in about.items()}
         return self.disk.write("launch-model.safetensors", tensor_bytes(learnt, metadata))
@@ -314,6 +321,14 @@ class Recorder:
         about = {"iteration": str(event.iteration), "state": event.state}
         name = f"{_folder_of(event.agent)}/state-{event.iteration:06d}.safetensors"
         self.disk.write(name, tensor_bytes(named, about))
+
+    def _save_held(self) -> None:
+        """The newest models of those that could not hand over their last."""
+        for k, held in self.tally.newest.items():
+            if k not in self._states:
+                about = {"iteration": str(held.iteration), "state": "unfinished"}
+                name = f"{_folder_of(k)}/state-{held.iteration:06d}.safetensors"
+                self.disk.write(name, tensor_bytes({"w": held.w}, about))
 
     def _write_description(self) -> None:
         try:

@@ -10,6 +10,7 @@ from difnet.record.tally import Tally, over_agents
 from difnet.topology import Topology
 
 SCHEMA = 2
+MOST_LOSSES, MOST_TAIL = 50, 2000  # that are told with how they ended, and characters of each one's last lines
 
 
 class Facts(NamedTuple):
@@ -59,9 +60,9 @@ def summarise(
         "transductive": facts.transductive if facts else None,
         "server": _server(config, g, facts, seconds), "offline": _offline(config, g),
         "missed_exchanges": pulse.missed, "refused_messages": g.total("refused"),
-        "one_sided_exchanges": g.one_sided_exchanges(), "lost_agents": sorted(g.lost),
+        "one_sided_exchanges": g.one_sided_exchanges(), "lost_agents": sorted(g.lost), "losses": _losses(g),
         "returned_agents": sorted(g.returned),
-        "edges_apart": sorted({(min(e), max(e)) for e in g.apart if not g.lost.intersection(e)}),
+        "edges_apart": sorted({(min(e), max(e)) for e in g.apart if not g.lost.keys() & e}),
     }  # fmt: skip
 
 
@@ -119,10 +120,15 @@ def _server(config: RunConfig, g: Tally, facts: Facts | None, seconds: float) ->
         return None
     hub = g.progress[facts.server]
     clients = g.agents - 1
-    answers = g.total("uploads") - len(g.alone)  # without the local models that some runs begin with
-    return {"hub": facts.server, "clients": clients, "per_round": answers / (hub.iteration or 1),
+    return {"hub": facts.server, "clients": clients, "per_round": hub.answered / (hub.iteration or 1),
             "abandoned_rounds": hub.abandoned, "late": hub.late,
             "hub_share": hub.cpu_s / seconds if seconds > 0 else None}  # fmt: skip
+
+
+def _losses(g: Tally) -> list[dict[str, Any]]:
+    """How the first lost agents ended, and the last that each printed; `lost_agents` names all of them."""
+    return [{"agent": e.agent, "iteration": e.iteration, "status": e.status, "log_tail": e.log_tail[-MOST_TAIL:]}
+            for e in list(g.lost.values())[:MOST_LOSSES]]  # fmt: skip
 
 
 def _offline(config: RunConfig, g: Tally) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from difnet.maths.mixing import centroid, distances
 from difnet.record.events import (
+    AgentLost,
     AgentReturned,
     Edge,
     Evaluated,
@@ -70,7 +71,7 @@ class Tally:
 
     agents: int
     server: int | None = None  # the hub, if it serves: then it alone holds the launch model
-    lost: set[int] = field(default_factory=set)
+    lost: dict[int, AgentLost] = field(default_factory=dict)  # agent -> how
     progress: dict[int, Progress] = field(default_factory=dict)
     finished: dict[int, Finished] = field(default_factory=dict)
     broken: list[NeighbourLost] = field(default_factory=list)
@@ -79,7 +80,8 @@ class Tally:
     edges: list[Edge] = field(default_factory=list)
     alone: dict[int, TrainedAlone] = field(default_factory=dict)
     first: ModelAt | None = None  # that of the first validation
-    last: ModelAt | None = None  # that of the latest
+    last: ModelAt | None = None  # that of the latest measurement, validated or not
+    newest: dict[int, ModelAt] = field(default_factory=dict)  # holder -> the model that it told of last
     best: ModelAt | None = None  # that of the validation with the best figures after the most inner steps
     validations: list[Validated] = field(default_factory=list)
     _figures: dict[str, float] = field(default_factory=dict)  # sums over adapt steps of what algorithms report
@@ -101,10 +103,17 @@ class Tally:
 
     @property
     def iteration(self) -> int:
-        """How many iterations the slowest of them has done; of a served star, the hub, also when it is lost."""
+        """How many iterations the slowest of the living has done; of a served star, the hub, also when it is lost.
+
+        Where all are lost, that of the newest record.
+        """
         counting = self.alive if self.server is None else [self.server]
-        return min((self.progress[k].iteration if k in self.progress else self._next.get(k, 0) for k in counting),
-                   default=0)  # fmt: skip
+        return min(map(self.reached, counting)) if counting else max(map(self.reached, self.lost), default=0)
+
+    def reached(self, agent: int) -> int:
+        """The furthest iteration that an agent has told of."""
+        told = (self.progress.get(agent), self.newest.get(agent), self.finished.get(agent))
+        return max((word.iteration for word in told if word), default=self._next.get(agent, 0))
 
     def progressed(self, event: Progress) -> None:
         """Take in where one agent stands."""
@@ -114,10 +123,10 @@ class Tally:
             self._figures[name] = self._figures.get(name, 0.0) + mean * steps
         self.progress[event.agent] = event
 
-    def died(self, agent: int, incarnation: int | None) -> None:
+    def died(self, event: AgentLost, incarnation: int | None) -> None:
         """An agent's process has ended; None: its last one."""
-        if incarnation is None or incarnation >= self._processes.get(agent, 0):
-            self.lost.add(agent)
+        if incarnation is None or incarnation >= self._processes.get(event.agent, 0):
+            self.lost[event.agent] = event
 
     def left(self, event: NeighbourLost) -> None:
         """One agent goes on without another."""
@@ -130,7 +139,7 @@ class Tally:
 
     def came_back(self, event: AgentReturned) -> None:
         """An agent goes on at a later iteration than its last one, perhaps as a new process that counts from 0."""
-        self.lost.discard(event.agent)
+        self.lost.pop(event.agent, None)
         self.returned.add(event.agent)
         self._next[event.agent], self._processes[event.agent] = event.iteration, event.incarnation
         if event.incarnation and event.agent in self.progress:
@@ -143,11 +152,14 @@ class Tally:
     def measured(self, event: Snapshot, w: np.ndarray, seconds: float) -> list[Measured]:
         """Keep one agent's model; the network's figures as soon as every holder has sent the same iteration's."""
         self._pending.setdefault(event.iteration, {})[event.agent] = (event, w)
+        self.newest[event.agent] = ModelAt(event.iteration, w)
         return self.settle(seconds)
 
     def settle(self, seconds: float) -> list[Measured]:
-        """The measurements that wait for nobody any more, in order."""
-        away = self.lost | self._next.keys()
+        """The measurements that wait for nobody any more, in order; none where nobody is left."""
+        if not self.alive:
+            return []
+        away = self.lost.keys() | self._next.keys()
         least = self.agents - len(away) if self.server is None else 1 - len(away & {self.server})  # counts are quick
         complete = sorted(i for i, told in self._pending.items() if len(told) >= least and told.keys() >= {
             k for k in self.holders if self._next.get(k, 0) <= i})  # fmt: skip
@@ -160,6 +172,7 @@ class Tally:
         W = np.stack([told[k][1] for k in agents])
         apart = distances(W)
         by_agent = {str(k): float(d) for k, d in zip(agents, apart, strict=True)}
+        self.last = held = ModelAt(iteration, centroid(W).astype(W.dtype), dict(zip(agents, W, strict=True)))
         tests = [test for k in agents if isinstance(test := told[k][0], Evaluated)]
         if len(tests) < len(agents):
             return Measured(iteration, seconds, float(np.mean(apart)), by_agent)
@@ -169,8 +182,7 @@ class Tally:
             {steps: over_agents([t.accuracy[steps] for t in tests], worst=min) for steps in tests[0].accuracy},
             {name: sum(getattr(t, name) for t in tests) for name in ("payload_bytes", "steps", "uploads")},
         )  # fmt: skip
-        held = ModelAt(iteration, centroid(W).astype(W.dtype), dict(zip(agents, W, strict=True)))
-        self.first, self.last = self.first or held._replace(own={}), held
+        self.first = self.first or held._replace(own={})
         if self.best is None or _merit(validated) > max(map(_merit, self.validations), default=-float("inf")):
             self.best = held
         return validated
@@ -201,13 +213,12 @@ class Tally:
     def one_sided_exchanges(self) -> int:
         """In how many rounds one end of a broken edge used it and the other, though it lived on, did not."""
         used = {(e.agent, e.neighbour, e.epoch): e.used for e in self.broken}
-        both = [(k, l, epoch) for k, l, epoch in used if k < l and (l, k, epoch) in used and not {k, l} & self.lost]
-        return sum(abs(used[k, l, epoch] - used[l, k, epoch]) for k, l, epoch in both)
-
+        both = [(k, l, n) for k, l, n in used if k < l and (l, k, n) in used and not {k, l} & self.lost.keys()]
+        return sum(abs(used[k, l, n] - used[l, k, n]) for k, l, n in both)
 
     def stayed_apart(self) -> str:
         """Which neighbours never joined again, though both lived on; "" where there are none."""
-        edges = {tuple(sorted(ends)): e for ends, e in self.apart.items() if not self.lost.intersection(ends)}
+        edges = {tuple(sorted(ends)): e for ends, e in self.apart.items() if not self.lost.keys() & ends}
         told = [f"{k}-{l} since iteration {e.iteration} ({e.reason})" for (k, l), e in sorted(edges.items())]
         more = f" and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
         return f"neighbours stayed apart: {', '.join(told[:MOST_TOLD])}{more}" if told else ""

@@ -16,6 +16,7 @@ class Served(NamedTuple):
     messages: int  # heard
     steps: int  # adapt steps behind their answers
     abandoned: int  # rounds with too few answers
+    answered: int  # answers to its calls, in time
 
 
 class Usage(NamedTuple):
@@ -51,5 +52,5 @@ class Account(NamedTuple):
         return Progress(
             agent, iteration, means.get("loss"), usage.cpu_s, usage.pss_bytes, self.steps, figures, usage.peak_bytes,
             c.payload_bytes, c.wire_bytes, c.messages, 0 if star else c.states, c.missed, c.refused, c.late,
-            star.abandoned if star else 0, c.heard_payload_bytes, c.heard_wire_bytes,
+            star.abandoned if star else 0, star.answered if star else 0, c.heard_payload_bytes, c.heard_wire_bytes,
         )  # fmt: skip

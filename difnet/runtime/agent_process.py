@@ -41,6 +41,7 @@ class Assignment:
     token: str
     listen: str  # where to bind, "{agent}" standing for its number
     advertise: str = ""  # the name under which others find what was bound; "": as it was bound
+    leave_s: float = float("inf")  # how long an agent waits at its end for a silent launcher; for ever under a host
     device: str = "cpu"  # of the steps; any other is first used after the fork, which it would not survive
 
     def on_device(self) -> Workload:
@@ -80,7 +81,7 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
         with Transport(identity, links_of(k, topology, workload.hub), patience=patience, lag=lag,
                        must=config.mode == "sync", catch_up=CATCH_UP * topology.agents, lost=lost,
                        back=back) as transport:  # fmt: skip
-            reporter = Reporter(k, workload, assignment.kernels, control, transport)
+            reporter = Reporter(k, workload, assignment.kernels, control, transport, assignment.leave_s)
             try:
                 _meet(identity, assignment, control, transport)
                 transport.watch(control.socket, reporter.read_control)

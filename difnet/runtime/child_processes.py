@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, Self
 
-from difnet.system.lifetime import die_with_parent
+from difnet.system.lifetime import LINES_KEPT, die_with_parent, how_it_ended, last_words
+from difnet.system.limits import scarce
 
-LOG_TAIL_LINES, PIECE = 12, 2**16
+LOG_TAIL, PIECE = 4000, 2**16  # characters, bytes
 CRASHED = 70  # an agent's exit status after an error that nobody foresaw
 MOST_FDS = 2**20
 UTF8 = codecs.getincrementaldecoder("utf-8")
@@ -32,7 +33,7 @@ class Child:
     ended: int  # a file descriptor, readable once it has ended
     out: int  # another, of what it prints
     is_mute: bool = False  # it has closed that, and lives on
-    last: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_TAIL_LINES))
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
     line: str = ""  # the one that it has begun
     decode: Callable[[bytes], str] = field(default_factory=lambda: UTF8("replace").decode)
 
@@ -43,13 +44,14 @@ class Child:
         except BlockingIOError:
             return ""
         self.is_mute, text = not piece, self.decode(piece)
-        *lines, self.line = (self.line + text).split("\n")
+        *lines, line = (self.line + text).split("\n")
+        self.line = line[-LOG_TAIL:]  # somebody may never end one
         self.last.extend(lines)
         return text
 
     def tail(self) -> str:
         """The last lines that it printed."""
-        return "\n".join([*self.last, *([self.line] if self.line else [])][-LOG_TAIL_LINES:])
+        return last_words([*self.last, *([self.line] if self.line else [])])[-LOG_TAIL:]
 
 
 class Children:
@@ -81,12 +83,20 @@ class Children:
         return [fd for child in self._children.values() for fd in (child.ended, child.out)[: 2 - child.is_mute]]
 
     def fork(self, k: int, run: Callable[[int], int], incarnation: int = 0) -> None:
-        """Start agent k as a process of its own, in which `run` is told how many there were before."""
+        """Start agent k as a process of its own, in which `run` is told how many there were before.
+
+        Raises: OSError, if this machine does not allow another one; nothing is left of it then.
+        """
         host = os.getpid()
         readable, writable = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of a thread, which rests
-            pid = os.fork()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of a thread, which rests
+                pid = os.fork()
+        except OSError:
+            os.close(readable)
+            os.close(writable)
+            raise
         if pid == 0:
             status = CRASHED
             try:
@@ -97,15 +107,24 @@ class Children:
                 os.dup2(writable, 2)
                 os.closerange(3, MOST_FDS)  # the host's: pipes of its other agents, sockets if it has any by now
                 status = run(incarnation)
-            except BaseException:
-                traceback.print_exc()
+            except BaseException as error:
+                if lacking := scarce(error):
+                    print(f"agent {k}: {lacking}", file=sys.stderr)
+                else:
+                    traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(status)
         os.close(writable)
         os.set_blocking(readable, False)
-        self._children[k] = Child(k, incarnation, pid, os.pidfd_open(pid), readable)
+        try:
+            self._children[k] = Child(k, incarnation, pid, os.pidfd_open(pid), readable)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(readable)
+            raise
 
     def attend(self, ready: Iterable[Any]) -> None:
         """Hand on what was printed, and say who has ended, of those whose descriptors are ready."""
@@ -133,19 +152,8 @@ class Children:
         _, status = os.waitpid(child.pid, 0)
         os.close(child.ended)
         os.close(child.out)
-        told = in_words(status)
+        told = how_it_ended(os.waitstatus_to_exitcode(status))
         returns = self.replace(child.agent, told)
         self.failed += told != "exit status 0" and not returns
         self.tell("exited", {"agent": child.agent, "incarnation": child.incarnation, "status": told,
                              "log_tail": child.tail(), "returns": returns})  # fmt: skip
-
-
-def in_words(status: int) -> str:
-    """How a process ended, from what `waitpid` says.
-
-    >>> in_words(9), in_words(256)
-    ('killed by SIGKILL', 'exit status 1')
-    """
-    if os.WIFSIGNALED(status):
-        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"exit status {os.WEXITSTATUS(status)}"

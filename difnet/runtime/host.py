@@ -4,6 +4,7 @@ Everything heavy (torch, the model, the compiled kernels) is loaded once, here, 
 socket is open then; the successor of an agent that died is forked while the thread that beats rests.
 """
 
+import faulthandler
 import gc
 import os
 import platform
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -28,6 +29,7 @@ from difnet.exchange.control import Control
 from difnet.places import agents_text
 from difnet.record.tally import ModelAt
 from difnet.runtime.agent_process import Assignment, run_agent
+from difnet.runtime.causes import explained
 from difnet.runtime.child_processes import Children
 from difnet.runtime.successors import Successors
 from difnet.runtime.testing import check_target, score_models
@@ -73,9 +75,11 @@ def run_host(told: HostSettings) -> int:
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher's death is told again for each of its threads
         asked.append(True)
-        sys.exit(143)
+        raise Asked(143)
 
     raise_file_limit()
+    faulthandler.enable()  # a crash in somebody's compiled code says where
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what was printed before it is not lost
     try:
         launcher = [os.pidfd_open(told.bound_to)] if told.bound_to else []  # readable once the launcher has ended
     except ProcessLookupError:
@@ -86,6 +90,10 @@ def run_host(told: HostSettings) -> int:
     try:
         with torch_settings():
             return _fork_and_supervise(told, launcher)
+    except DifnetError:
+        raise
+    except Exception as error:
+        raise explained(error, f"the host of agents {agents_text(told.agents)} ends") from error
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending already
         if told.registry.startswith("ipc://") and wait(launcher, GONE_S if asked else 0):  # killed: tidy up for it
@@ -97,6 +105,7 @@ def run_foreground(told: HostSettings) -> int:
     [k] = told.agents
     with torch_settings():
         assignment = prepare(told)
+        assignment = replace(assignment, leave_s=assignment.workload.config.orphan_s)
         status = run_agent(k, assignment)
         with Control(assignment.registry, told.token, assignment.run) as control:
             control.say("exited", {"agent": k, "incarnation": 0, "status": f"exit status {status}", "log_tail": ""})
@@ -106,31 +115,55 @@ def run_foreground(told: HostSettings) -> int:
 def _fork_and_supervise(told: HostSettings, launcher: list[int]) -> int:
     try:
         assignment = prepare(told)
+        gc.collect()
+        gc.freeze()
+        children = _forked(told, assignment)
     except Refused as refused:
         if not told.bound_to:
             raise
         return refused.exit_code  # the launcher tells the same user
-    gc.collect()
-    gc.freeze()
-    with Children() as children:
-        for k in told.agents:
-            children.fork(k, partial(run_agent, k, assignment))
-        with Control(assignment.registry, told.token, assignment.run) as control, beating(control, told.name):
-            children.tell, successors = control.say, Successors()
-            children.replace = successors.decide
-            try:
-                supervise(children, control, launcher, assignment, successors)
-            finally:
-                children.end()  # while there is still somebody to tell
+    with children, Control(assignment.registry, told.token, assignment.run) as control, beating(control, told.name):
+        children.tell, successors = control.say, Successors()
+        children.replace = successors.decide
+        try:
+            supervise(children, control, launcher, assignment, successors)
+        finally:
+            children.end()  # while there is still somebody to tell
     return 1 if children.failed else 0
 
 
-class Refused(DifnetError):
-    """What the launcher was told, and will tell its user."""
+def _forked(told: HostSettings, assignment: Assignment) -> Children:
+    """All agents of this host, each a process.
 
-    def __init__(self, error: DifnetError) -> None:
+    Raises: Refused, if this machine does not allow so many; none is left then.
+    """
+    children = Children()
+    try:
+        for k in told.agents:
+            children.fork(k, partial(run_agent, k, assignment))
+    except OSError as error:
+        doing = f"only {len(children)} of {len(told.agents)} agents could be started"
+        children.end()
+        with Control(assignment.registry, told.token, assignment.run) as control:
+            raise Refused(explained(error, doing), control, told.name) from error
+    except BaseException:
+        children.end()
+        raise
+    return children
+
+
+class Asked(SystemExit):
+    """Somebody asks this host to end."""
+
+
+class Refused(DifnetError):
+    """What the launcher is told, and will tell its user."""
+
+    def __init__(self, error: DifnetError, control: Control, host: str) -> None:
         super().__init__(str(error))
         self.exit_code = error.exit_code
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher answers with it, and we are ending already
+        control.say("failed", {"reason": str(error), "exit_code": error.exit_code, "host": host})
 
 
 def prepare(told: HostSettings) -> Assignment:
@@ -151,10 +184,10 @@ def prepare(told: HostSettings) -> Assignment:
         try:
             workload = _load(asked, topology, note)
             kernels = compile_kernels(workload, note)
-        except DifnetError as error:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher answers with it, and we are ending already
-            control.say("failed", {"reason": str(error), "exit_code": error.exit_code, "host": told.name})
-            raise Refused(error) from error
+        except Asked:
+            raise
+        except (Exception, SystemExit) as error:
+            raise Refused(explained(error, "the run could not be prepared"), control, told.name) from error
         facts = describe(workload, kernels)
         if 0 not in told.agents:
             facts["manifest"] = None  # the same on every host, and long
@@ -163,7 +196,7 @@ def prepare(told: HostSettings) -> Assignment:
     hashes = {**run["hashes"], "model": workload.fingerprint()}
     listen = _listen(told.registry, local, told.advertise)
     return Assignment(workload, kernels, topology, hashes, run["run"], registry, told.token, listen,
-                      told.advertise or "", asked.device)  # fmt: skip
+                      told.advertise or "", device=asked.device)  # fmt: skip
 
 
 def _load(asked: RunConfig, topology: Topology, note: Callable[[str], None]) -> Workload:
@@ -248,8 +281,7 @@ def supervise(
         ready = wait([control.socket.FD, *launcher, *children.fds], 0.25)
         children.attend(ready)
         for k, incarnation in successors.due():
-            with control.at_rest():  # no thread of ours is within ZeroMQ while we fork
-                children.fork(k, partial(run_agent, k, assignment), incarnation)
+            _replace(children, control, k, incarnation, assignment)
         while heard := control.hear(0):
             kind, body = heard
             if kind == "end":
@@ -268,11 +300,28 @@ def supervise(
             return
 
 
+def _replace(children: Children, control: Control, k: int, incarnation: int, assignment: Assignment) -> None:
+    """Start an agent's successor, or say why this machine does not allow it."""
+    try:
+        with control.at_rest():  # no thread of ours is within ZeroMQ while we fork
+            children.fork(k, partial(run_agent, k, assignment), incarnation)
+    except OSError as error:
+        children.failed += 1
+        control.say("exited", {"agent": k, "incarnation": incarnation, "log_tail": "",
+                               "status": str(explained(error, f"agent {k} could not be started again"))})  # fmt: skip
+
+
 def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> None:
     """Test the models that came out of the run: this host holds the tasks, and has nothing else to do any more."""
     held = {name: ModelAt(i, w) for (name, i), w in zip(asked["models"].items(), asked["tensors"], strict=True)}
-    with progress_to(as_lines(lambda text: control.say("note", {"text": text}))):
-        scored = score_models(workload, held)
+    try:
+        with progress_to(as_lines(lambda text: control.say("note", {"text": text}))):
+            scored = score_models(workload, held)
+    except Asked:
+        raise
+    except (Exception, SystemExit) as error:
+        control.say("scored", {"model": "", "failed": str(explained(error, "the models could not be tested"))})
+        return
     for model, iteration, figures, samples in scored:
         told = {"model": model, "iteration": iteration, "shape": figures.shape}
         control.say("scored", told, (figures.reshape(-1), samples))

@@ -12,17 +12,21 @@ from typing import Any
 from difnet import __version__, catalog
 from difnet.config import RunConfig
 from difnet.errors import AgentLost, DifnetError
-from difnet.exchange.registry import HOST_SILENCE_S, Registry
+from difnet.exchange.registry import HOST_SILENCE_S, HostSeen, Registry
 from difnet.places import Contract, Place, agents_text
 from difnet.record import events
 from difnet.record.events import Event
 from difnet.record.recorder import Recorder
 from difnet.record.tally import ScoredModel
-from difnet.system.lifetime import raise_file_limit, say_alive, stop_signals
+from difnet.runtime.standstill import Standstill
+from difnet.system.lifetime import how_it_ended, raise_file_limit, say_alive, stop_signals
+from difnet.system.limits import scarce
 from difnet.topology import Topology
 from difnet.topology.networks import load
 
 PULSE_S, SAY_S, LAST_WORDS_S = 1.0, 0.5, 1.0
+STOP_S = 10.0  # how long agents that are asked to stop are waited for
+AWAY_S = 3.0  # a turn of the loop that takes longer: it is we who were stopped
 
 
 def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
@@ -31,6 +35,15 @@ def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: No
     Args: `listen` hears every network-level event.
     Raises: DifnetError, if it cannot start.
     """
+    try:
+        return _launch(config, listen)
+    except Exception as error:
+        if lacking := scarce(error):
+            raise lacking from error
+        raise
+
+
+def _launch(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, Any]:
     topology, place = _planned(config)
     raise_file_limit()
     token = os.environ.get("DIFNET_TOKEN") or secrets.token_hex(16)
@@ -72,11 +85,16 @@ class Launch:
         self._said_at, self._said = 0.0, ""
         self._scores: list[ScoredModel] = []
         self._all_scored = False
-        self._ended_by = ""  # why all are to end though nobody asked for it
+        self._untested = ""  # why not
+        self._reason = ""  # why the run ended before its agents did
+        self._ended_by = ""  # why all are to end after the same iteration though nobody asked for it
+        self._turned_at = time.monotonic()
+        self._patient_until: float | None = None  # with those that were asked to stop
+        self._standstill: Standstill | None = None  # from the start on
 
     def until_done(self) -> dict[str, Any]:
         """Serve the network until every agent has ended; returns the summary."""
-        stopped, leaving_since, next_pulse = False, None, 0.0
+        leaving_since, next_pulse = None, 0.0
         while len(self._exited) < self.recorder.topology.agents:
             for kind, body, tensors in self.registry.listen(0.1):
                 if kind != "beat":  # which says that a host is there, and not that anything goes on
@@ -85,28 +103,55 @@ class Launch:
             say_alive()
             self._say_who_is_ready()
             now = time.monotonic()
+            self._forgive(now)
             self._lose_silent_hosts(now)
-            if self._stop and not stopped:
-                stopped = True
-                self.recorder.note("stopping: agents end after the same iteration; again to kill")
-                if not self.registry.started:
-                    break
-            if stopped or self._ended_by or self.recorder.target_reached:
-                self.registry.stop()
-            if len(self._stop) > 1:
+            if self._stop and self._has_stopped(now):
                 break
+            if self._ended_by or self.recorder.target_reached:
+                self.registry.stop()
             if self.registry.started and now >= next_pulse:
                 next_pulse = now + PULSE_S
                 self.recorder.pulse()
+                self._say_who_is_waited_for(now)
             if self.hosts.poll() is not None:  # what it said last may still be on its way
                 leaving_since = leaving_since or now
             if self._failure or (leaving_since and now - leaving_since > LAST_WORDS_S):
                 break
             if reason := self._out_of_patience(now):
-                self.recorder.note(reason)
-                self._failure = None if self.registry.started else DifnetError(reason)
+                self._give_up(reason)
                 break
-        return self._end(signal.Signals(self._stop[0]).name if stopped else "")
+        return self._end()
+
+    def _has_stopped(self, now: float) -> bool:
+        """After an interrupt: whether whoever is left is not waited for."""
+        if self._patient_until is None:
+            self._patient_until = now + STOP_S
+            self.recorder.note("stopping: agents end after the same iteration; again to kill")
+            self.registry.stop()
+        if len(self._stop) > 1 or not self.registry.started:
+            return True
+        if now > self._patient_until:
+            left = [k for k in self.recorder.tally.alive if k not in self._exited]
+            self.recorder.note(f"agents {agents_text(left)} did not stop within {STOP_S:.0f} s and are killed; what "
+                               f"was recorded of them is kept")  # fmt: skip
+        return now > self._patient_until
+
+    def _give_up(self, reason: str) -> None:
+        """Wait no longer: an error before the start, and after it the reason of a run that failed."""
+        if self.registry.started:
+            self.recorder.note(reason)
+            self._reason = reason
+        else:
+            self._failure = DifnetError(reason)
+
+    def _forgive(self, now: float) -> None:
+        """Whoever could not be heard while we were stopped ourselves was not silent."""
+        if now - self._turned_at > AWAY_S:
+            self._heard_at = now
+            self._told_at = dict.fromkeys(self._told_at, now)
+            for host in self.registry.hosts.values():
+                host.heard_at = now
+        self._turned_at = now
 
     def _take(self, kind: str, body: dict[str, Any], tensors: list[Any]) -> None:
         if kind in events.KINDS:
@@ -118,6 +163,8 @@ class Launch:
             self.recorder.meters.heard(str(body["machine"]), body["agents"], body["energy"])
         elif kind == "log":
             self.recorder.log(int(body["agent"]), str(body["text"]))
+        elif kind == "doing" and self._standstill:
+            self._standstill.heard(int(body["agent"]), body["step_s"])
         elif kind == "prepared":
             self._prepared[str(body["host"])] = body
         elif kind == "scored":
@@ -131,7 +178,7 @@ class Launch:
             self.registry.forget(int(body["agent"]), incarnation, for_good=not returns)
             if returns:
                 told = f"{body['status']}; a new process takes its place"
-                self.recorder.lose(int(body["agent"]), told, str(body["log_tail"]), incarnation)
+                self.recorder.lose([int(body["agent"])], told, str(body["log_tail"]), incarnation)
             else:
                 self._exit(int(body["agent"]), str(body["status"]), str(body["log_tail"]))
 
@@ -143,7 +190,7 @@ class Launch:
             return
         finished = self.recorder.tally.finished.get(agent)
         if finished is None or finished.state == "failed":
-            self.recorder.lose(agent, status, log_tail)
+            self.recorder.lose([agent], status, log_tail)
             if self.config.on_failure == "stop":
                 self._ended_by = self._ended_by or f"agent {agent} was lost ({status}), and on_failure is stop"
 
@@ -159,6 +206,13 @@ class Launch:
             if here != self._said and (registry.hosts if wanted else registry.registered):
                 self._said, self._heard_at = here, self._said_at
                 recorder.note(here)
+
+    def _say_who_is_waited_for(self, now: float) -> None:
+        self._standstill = self._standstill or Standstill(now)
+        if self._standstill.is_time_to_ask(self.recorder.tally.iteration, now):
+            self.registry.ask_where()
+        if told := self._standstill.told(now):
+            self.recorder.note(told)
 
     def _lose_silent_hosts(self, now: float) -> None:
         """A host that was lost without a word takes its agents with it."""
@@ -187,55 +241,88 @@ class Launch:
         return sorted(unfinished) if unfinished and unfinished <= frozen and quiet else []
 
     def _test(self) -> None:
-        """Have a host score the models that came out, while it is still there, and record what it says."""
+        """Have a host score the models that came out, while it is still there, and record what it says, or why not."""
         models = self.recorder.models_to_test()
-        asked = {name: held.iteration for name, held in models.items()}
-        host = self.registry.score(asked, [held.w for held in models.values()]) if models else None
-        if host is None:
+        if not models:
             return
-        patience_s, self._heard_at = self.config.step_timeout_s, time.monotonic()
-        while not self._all_scored and not self._stop and self.hosts.poll() is None and not host.is_silent():
+        asked = {name: held.iteration for name, held in models.items()}
+        host = self.registry.score(asked, [held.w for held in models.values()])
+        self._untested = "" if host else "no host was left to test it"
+        self._heard_at = self._turned_at = time.monotonic()
+        while host and not self._all_scored and not self._untested:
             say_alive()
             for kind, body, tensors in self.registry.listen(0.1):
                 self._heard_at = time.monotonic()
                 self._take(kind, body, tensors)
-            if time.monotonic() - self._heard_at > patience_s:
-                break
-        if self._all_scored:
-            self.recorder.score(self._scores)
+            self._forgive(time.monotonic())
+            self._untested = self._untested or self._why_untested(host)
+        if self._untested:
+            self.recorder.note(f"the launch model was not tested: {self._untested}")
         else:
-            self.recorder.note("the launch model was not tested: the host that was to do it ended or took too long")
+            self.recorder.score(self._scores)
+
+    def _why_untested(self, host: HostSeen) -> str:
+        if self._all_scored:
+            return ""
+        silent_s = time.monotonic() - self._heard_at
+        if self._stop:
+            return f"stopped by {signal.Signals(self._stop[0]).name}"
+        if ended := self._how_hosts_ended():
+            return f"the host {host.name} ended: {ended}"
+        if host.is_silent() or silent_s > self.config.step_timeout_s:
+            return f"nothing was heard of the host {host.name} for {silent_s:.0f} s"
+        return ""
 
     def _scored(self, body: dict[str, Any], tensors: list[Any]) -> None:
         if not body["model"]:
-            self._all_scored = True
+            self._untested = str(body.get("failed", ""))
+            self._all_scored = not self._untested
             return
         figures, samples = tensors
         figures, iteration = figures.reshape(body["shape"]), int(body["iteration"])
         self._scores.append(ScoredModel(str(body["model"]), iteration, figures, samples))
 
-    def _end(self, stopped_by: str) -> dict[str, Any]:
-        if not stopped_by and not self._failure:
+    def _end(self) -> dict[str, Any]:
+        if not (self._stop or self._failure):
+            self._lose_the_missing()
+        if not (self._stop or self._failure or self._reason):
             self._test()
-        if not self.registry.started and not self._failure:  # which says why
-            for line in self.hosts.logs().splitlines():
-                self.recorder.note(line)
         self.registry.end()
-        self.hosts.stop()
+        self.hosts.stop(at_once=bool(self._stop) and self.registry.started)
         g = self.recorder.tally
-        left_behind = {l: f"left behind by its neighbours: {e.reason}" for (_, l), e in g.apart.items()}
-        missing = [] if self._failure else sorted(set(g.alive) - g.finished.keys())
-        for agent in missing:
-            self.recorder.lose(agent, left_behind.get(agent, "ended with its host"), "")
-        lost = len(g.lost)
+        some_ended_well = any(event.state != "failed" for event in g.finished.values())
         apart = g.stayed_apart()
-        failed = lost > self.config.max_lost or not g.finished or apart or self._ended_by
+        failed = self._failure or len(g.lost) > self.config.max_lost or not some_ended_well or apart or self._ended_by
+        stopped_by = signal.Signals(self._stop[0]).name if self._stop and not self._failure else ""
         state = "stopped" if stopped_by else "failed" if failed else "done"
-        reason = str(self._failure) if self._failure else stopped_by or self._ended_by or apart
-        summary = self.recorder.finish(state, reason)
+        reason = stopped_by or str(self._failure or self._reason or self._ended_by or apart)
+        summary = self.recorder.finish(state, reason, self._untested)
         if self._failure:
             raise self._failure
         return summary
+
+    def _lose_the_missing(self) -> None:
+        """Say of whoever has not finished what became of it: left behind and never back, or gone with its host."""
+        g, ended = self.recorder.tally, self._how_hosts_ended()
+        if not self.registry.started:
+            self._failure = DifnetError(f"the run could not start: its host ended while it prepared it: {ended}")
+            return
+        left_behind = {l: f"left behind by its neighbours: {e.reason}" for (_, l), e in g.apart.items()}
+        missing = sorted(set(g.alive) - g.finished.keys())
+        for k in [k for k in missing if k in left_behind]:
+            self.recorder.lose([k], left_behind[k])
+        if with_host := [k for k in missing if k not in left_behind]:
+            status, _, _ = ended.partition(";")
+            self.recorder.lose(with_host, f"ended with its host{status and f' ({status})'}")
+            self._reason = self._reason or (ended and f"the host of agents {agents_text(with_host)} ended: {ended}")
+
+    def _how_hosts_ended(self) -> str:
+        """How the hosts ended and what they printed last, if they have ended by themselves."""
+        status = self.hosts.poll()
+        if status is None:
+            return ""
+        last = self.hosts.logs().strip()
+        return how_it_ended(status) + (f"; it printed last:\n{last}" if last else "; it printed nothing")
 
 
 def hashes(topology: Topology) -> dict[str, str]:

@@ -19,13 +19,17 @@ PROGRESS_S, MEMORY_S, AGREEMENT_S, LEAVE_S = 0.5, 5.0, 10.0, 10.0
 
 
 class Reporter:
-    """Watches the loop: reports progress now and then, evaluates on schedule, and ends the loop when asked to."""
+    """Watches the loop: reports progress now and then, evaluates on schedule, and ends the loop when asked to.
+
+    Args: `patience_s`, how long a silent launcher is waited for at the end, where no host ends us when that is gone.
+    """
 
     def __init__(
-        self, k: int, workload: Workload, kernels: Kernels, control: Control, transport: Transport
-    ) -> None:
+        self, k: int, workload: Workload, kernels: Kernels, control: Control, transport: Transport,
+        patience_s: float = float("inf"),
+    ) -> None:  # fmt: skip
         self._k, self._control, self._transport = k, control, transport
-        self._workload, self._kernels = workload, kernels
+        self._workload, self._kernels, self._patience_s = workload, kernels, patience_s
         self._measure_every = workload.measure_every
         self._stopping = False
         self._until: int | None = None
@@ -70,7 +74,7 @@ class Reporter:
 
     def _account(self) -> Account:
         hub, local_steps = self.hub, self._workload.config.local_steps
-        served = Served(hub.heard, hub.answered * local_steps, hub.abandoned) if hub else None
+        served = Served(hub.heard, hub.answered * local_steps, hub.abandoned, hub.answered) if hub else None
         return Account(self._transport.counters, self.steps, served)
 
     def progress(self) -> None:
@@ -89,16 +93,22 @@ class Reporter:
         return self._control.say(body.pop("event"), body, tuple(t.reshape(-1).numpy() for t in tensors))
 
     def leave(self, ended: str, reason: str = "") -> None:
-        """Hand over how it ended and with which state, and wait, not for ever, until that is recorded."""
+        """Hand over how it ended and with which state, and stay until that is recorded: a stopped launcher goes on."""
         self.progress()
         for neighbour, sent in self._transport.sent.items():
             self.say(Edge(self._k, neighbour, sent.payload_bytes, sent.wire_bytes, sent.messages))
         self.say(Finished(self._k, self.iteration, ended, reason), self.state.w, *self.state.slots)
-        self._control.say("leave", {})
-        try:
-            self._control.expect("left", LEAVE_S)
-        except DifnetError as error:
-            print(f"agent {self._k}: {error}; its last state may not be recorded", flush=True)
+        deadline, said = time.monotonic() + self._patience_s, False
+        while time.monotonic() < deadline:
+            self._control.say("leave", {})
+            try:
+                self._control.expect("left", min(LEAVE_S, self._patience_s))
+                return
+            except DifnetError as error:
+                if not said:
+                    print(f"agent {self._k}: {error}; it keeps its last state until that is taken", flush=True)
+                said = True
+        print(f"agent {self._k}: nobody took its last state for {self._patience_s:.0f} s; it may be lost", flush=True)
 
     def read_control(self) -> None:
         """Answer the registry: a stop is agreed on, so that all agents end after the same iteration."""
@@ -107,6 +117,8 @@ class Reporter:
             if kind == "stop":
                 self._stopping = True
                 self._control.say("at", {"agent": self._k, "iteration": self.iteration})
+            elif kind == "where":
+                self._control.say("doing", {"agent": self._k, "step_s": self._transport.step_s})
             elif kind == "until":
                 self._until = max(int(body["iteration"]), self.iteration)
             elif kind == "moved":

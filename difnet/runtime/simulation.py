@@ -91,7 +91,7 @@ class Simulation:
         self._uploads = np.zeros(topology.agents, dtype=np.int64)  # states sent, by agent; a hub's own not counted
         self._heard = np.zeros(topology.agents, dtype=np.int64)  # states heard, by agent
         self._steps_done = np.zeros(topology.agents, dtype=np.int64)
-        self._abandoned = 0
+        self._abandoned = self._taken = 0  # rounds, and answers that were
         self._sums: dict[str, Tensor] = {}  # of what the algorithm reports, by agent, since it was told last
         self._summed = np.zeros(topology.agents, dtype=np.int64)  # over so many iterations
 
@@ -139,7 +139,7 @@ class Simulation:
             self._answered(called)
             taken = list(zip(called, rows, strict=True))[: self.workload.server_rounds.wanted]  # nobody is late here
             mean = self.workload.server_rounds.mean(i - 1, {k: state.phi[r].cpu().numpy() for k, r in taken})
-            self._abandoned += mean is None
+            self._abandoned, self._taken = self._abandoned + (mean is None), self._taken + len(taken)
             served = served if mean is None else server.step(served, aligned(mean).to(config.device))
             if self._report(i, [hub], served.w[None]):
                 break
@@ -207,7 +207,7 @@ class Simulation:
         is_hub = k == self.workload.hub
         sent, heard = (calls, answers) if is_hub else (int(self._uploads[k]), int(self._heard[k]))
         counters = Counters(sent * self._state_bytes, 0, sent, sent, heard * self._state_bytes)
-        served = Served(answers, int(self._steps_done.sum()), self._abandoned) if is_hub else None
+        served = Served(answers, int(self._steps_done.sum()), self._abandoned, self._taken) if is_hub else None
         return Account(counters, int(self._steps_done[k]), served)
 
     def _progress(self, i: int) -> None:

@@ -4,11 +4,12 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ALIVE_S = 1.0
+CRASH, LAST_LINES, LINES_KEPT = "Fatal Python error", 12, 60
 _touched_at = -ALIVE_S
 
 
@@ -42,6 +43,29 @@ def raise_file_limit() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def how_it_ended(status: int) -> str:
+    """How a process ended, in words, from its exit status, or minus the signal that killed it.
+
+    >>> how_it_ended(-9), how_it_ended(1)
+    ('killed by SIGKILL', 'exit status 1')
+    """
+    if status >= 0:
+        return f"exit status {status}"
+    named = {s.value: s.name for s in signal.Signals}
+    return f"killed by {named.get(-status, f'signal {-status}')}"
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """The last lines that a process printed; where it crashed, the first of those in which Python says where.
+
+    >>> last_words(["one", "two", "why", "Fatal Python error: Aborted", *["  File ..."] * 40]).splitlines()[:3]
+    ['two', 'why', 'Fatal Python error: Aborted']
+    """
+    told = [*lines]
+    crashes = [n for n, line in enumerate(told) if line.startswith(CRASH)]
+    return "\n".join(told[max(0, crashes[-1] - 2) :][:LAST_LINES] if crashes else told[-LAST_LINES:])
 
 
 @contextmanager
