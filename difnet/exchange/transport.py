@@ -96,7 +96,7 @@ class Transport:
                     raise DifnetError(f"agent {self.identity.agent} waited {timeout_s:.0f} s in vain for its neighbours"
                                       f" {missing}; are they running and reachable?")  # fmt: skip
                 for link in waiting:
-                    if link.dials and not link.greeted:
+                    if link.dials and not link.greeted and link.neighbour in endpoints:
                         self._dial(link, endpoints[link.neighbour])
                         link.greeted = self._send(link, "hello", **self.identity.greeting())
                 self._wait(0.02)

@@ -54,6 +54,7 @@ class Recorder:
         self._states: dict[int, np.ndarray] = {}
         self._tested: list[Tested] = []
         self.meters = Meters()
+        self.refused_control = 0  # messages to the launcher that were dropped
         self._preparation_joules: float | None = None
         self.folder = make_folder(config, self.started_at)
         self._write_description()
@@ -204,7 +205,7 @@ class Recorder:
         self._write_edges()
         target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
         about = {"run": self.folder.name, "command": self.command, "state": state, "seconds": seconds,
-                 "folder": str(self.folder), "target": target}  # fmt: skip
+                 "folder": str(self.folder), "target": target, "refused_control": self.refused_control}  # fmt: skip
         told = summarise(about, self.config, self.topology, g, self.facts, self._tested,
                          self._energy() | {"preparation_joules": self._preparation_joules})  # fmt: skip
         summary = finite_or_none(told | ({"reason": reason} if reason else {}))

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from difnet.system.lifetime import die_with_parent
 
-LOG_TAIL_LINES, PIECE = 12, 2**16
+LOG_TAIL_LINES, LOG_TAIL, PIECE = 12, 2**15, 2**16
 UTF8 = codecs.getincrementaldecoder("utf-8")
 Tell = Callable[[str, dict[str, Any]], object]
 
@@ -45,7 +45,7 @@ class Child:
 
     def tail(self) -> str:
         """The last lines that it printed."""
-        return "\n".join([*self.last, *([self.line] if self.line else [])][-LOG_TAIL_LINES:])
+        return "\n".join([*self.last, *([self.line] if self.line else [])][-LOG_TAIL_LINES:])[-LOG_TAIL:]
 
 
 class Children:

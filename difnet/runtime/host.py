@@ -266,4 +266,4 @@ def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> N
     for model, iteration, figures, samples in scored:
         told = {"model": model, "iteration": iteration, "shape": figures.shape}
         control.say("scored", told, (figures.reshape(-1), samples))
-    control.say("scored", {"model": ""})
+    control.say("all scored", {})

@@ -83,6 +83,7 @@ class Launch:
                 self._take(kind, body, tensors)
             say_alive()
             self._say_who_is_ready()
+            self._say_what_was_refused()
             now = time.monotonic()
             self._lose_silent_hosts(now)
             if self._stop and not stopped:
@@ -109,24 +110,28 @@ class Launch:
 
     def _take(self, kind: str, body: dict[str, Any], tensors: list[Any]) -> None:
         if kind in events.KINDS:
-            self._told_at[int(body["agent"])] = self._heard_at
+            self._told_at[body["agent"]] = self._heard_at
             self.recorder.record(events.from_dict({"event": kind, **body}), tensors)
         elif kind == "note":
-            self.recorder.note(str(body["text"]))
+            self.recorder.note(body["text"])
         elif kind == "beat":
-            self.recorder.meters.heard(str(body["machine"]), body["agents"], body["energy"])
+            self.recorder.meters.heard(body["machine"], body["agents"], body["energy"])
         elif kind == "log":
-            self.recorder.log(int(body["agent"]), str(body["text"]))
+            self.recorder.log(body["agent"], body["text"])
         elif kind == "prepared":
-            self._prepared[str(body["host"])] = body
+            self._prepared[body["host"]] = body
         elif kind == "scored":
-            self._scored(body, tensors)
+            figures, samples = tensors
+            figures = figures.reshape(body["shape"])
+            self._scores.append(ScoredModel(body["model"], body["iteration"], figures, samples))
+        elif kind == "all scored":
+            self._all_scored = True
         elif kind == "failed":
             host = f"host {body['host']}: " if self.config.place != "local" else ""
             self._failure = DifnetError(f"{host}{body['reason']}")
-            self._failure.exit_code = int(body["exit_code"])
+            self._failure.exit_code = body["exit_code"]
         elif kind == "exited":
-            self._exit(int(body["agent"]), str(body["status"]), str(body["log_tail"]))
+            self._exit(body["agent"], body["status"], body["log_tail"])
 
     def _exit(self, agent: int, status: str, log_tail: str) -> None:
         self._exited.add(agent)
@@ -198,13 +203,10 @@ class Launch:
         else:
             self.recorder.note("the launch model was not tested: the host that was to do it ended or took too long")
 
-    def _scored(self, body: dict[str, Any], tensors: list[Any]) -> None:
-        if not body["model"]:
-            self._all_scored = True
-            return
-        figures, samples = tensors
-        figures, iteration = figures.reshape(body["shape"]), int(body["iteration"])
-        self._scores.append(ScoredModel(str(body["model"]), iteration, figures, samples))
+    def _say_what_was_refused(self, over: bool = False) -> None:
+        self.recorder.refused_control = self.registry.refused
+        if news := self.registry.refusals.news(over):
+            self.recorder.note(news)
 
     def _end(self, stopped_by: str) -> dict[str, Any]:
         if not stopped_by and not self._failure:
@@ -214,6 +216,7 @@ class Launch:
                 self.recorder.note(line)
         self.registry.end()
         self.hosts.stop()
+        self._say_what_was_refused(over=True)
         g = self.recorder.tally
         left_behind = {e.neighbour: f"left behind by its neighbours: {e.reason}" for e in g.broken}
         missing = [] if self._failure else sorted(set(g.alive) - g.finished.keys())
