@@ -36,7 +36,8 @@ SPEAKERS = {0: {40: 500}, SMALL: {40: 100, 400: 10, 4000: 2}, LARGE: {40: 2}}  #
 DOCUMENTS = (*(f"cycle_graph(n={K})" for K in (100, 400, 401, 1000, 10_000)),
              *(f"complete_graph(n={K})" for K in (447, 448)))  # fmt: skip
 PROGRESS = Progress(0, 1000, 0.5, 1.5, 2 * 10**7, 1000, {}, 3 * 10**8, 14 * 10**6, 141 * 10**5, 2010, 2000, 0, 0)
-ALL, HIGH_WATER = "all", 100  # said last; messages of an agent under way
+STRANGERS = ((10, 10_000), (3_600_000, 100))  # empty maps in a document without the token -> how many of these
+ALL, HIGH_WATER = "that was all", 100  # said last; messages of an agent under way
 PER_S = 2.0  # reports of progress of each agent, per second
 
 Take = Callable[[str, dict[str, Any], list[np.ndarray]], None]  # (kind, body, tensors)
@@ -56,6 +57,7 @@ def measure(words: argparse.Namespace) -> figures.Document:
             most = 1e6 / rows[-1]["µs each"]["median"] / PER_S
             notes.append(f"At {PER_S:.0f} reports of progress a second from each agent, one core hears {most:.0f} "
                          "agents at the most.")  # fmt: skip
+    rows += [strangers(size, count, times) for size, count in STRANGERS[: 1 if words.quick else None]]
     rows += [document_row(topology) for topology in (DOCUMENTS[:1] if words.quick else DOCUMENTS)]
     notes.append(f"A document may have {wire.DOCUMENT_LIMIT / 2**20:.0f} MiB, and lists in it 100 000 entries. An "
                  "introduction is three messages of an agent (register, joined, leave) and three to it (peers, go, "
@@ -74,15 +76,27 @@ def introductions(K: int, times: int) -> figures.Row:
             "each second, by the clock": figure([K / run["seconds"] for run in runs])}  # fmt: skip
 
 
-def introduce(sockets: Sequence[zmq.Socket]) -> None:
+def introduce(sockets: Sequence[zmq.Socket], length: int = 1) -> None:
     """All agents, in one process: whoever is slow here is not the registry."""
+    prepare(sockets, length)
     for agent, socket in enumerate(sockets):
-        tell(socket, "register", {"agent": agent, "incarnation": 0, "endpoint": f"tcp://10.0.0.1:{agent}"})
+        told = {"agent": agent, "incarnation": 0, "endpoint": f"tcp://10.0.0.1:{1 + agent}", "pid": 1}
+        tell(socket, "register", told)
     for agent, socket in enumerate(sockets):
         hear(socket, "peers")
         tell(socket, "joined", {"agent": agent})
     for socket in sockets:
         hear(socket, "go")
+
+
+def prepare(sockets: Sequence[zmq.Socket], length: int) -> None:
+    """One host with all agents says that they are prepared."""
+    agents = [*range(len(sockets))]
+    facts = {"engine": "eager", "parameters": length, "length": length, "flops": None, "server": None, "model": {},
+             "pieces": [], "transductive": False, "manifest": None}  # fmt: skip
+    tell(sockets[0], "configuration?", {"agents": agents, "name": "host", "version": "", "run": None})
+    tell(sockets[0], "prepared", {"host": "host", "agents": agents, "environment": {}, "facts": facts})
+    hear(sockets[0], "run")
 
 
 def ignore(kind: str, body: dict[str, Any], tensors: list[np.ndarray]) -> None:
@@ -107,13 +121,13 @@ def listening(values: int, agents: int, each: int, times: int) -> figures.Row:
 
 def talk(values: int, each: int, sockets: Sequence[zmq.Socket]) -> None:
     """All agents, in one process, iteration by iteration."""
+    introduce(sockets, values or 1)
     w = np.zeros(values, "f4")
     for i in range(1, each + 1):
         for agent, socket in enumerate(sockets):
             event = Snapshot(agent, i) if values else replace(PROGRESS, agent=agent, iteration=i)
             body = event.to_dict()
-            tell(socket, body.pop("event"), body | ({"dtypes": ["float32"]} if values else {}),
-                 *([w.data] if values else []))  # fmt: skip
+            tell(socket, body.pop("event"), body, *([w] if values else []))
 
 
 def recorder_in(agents: int, folder: Path) -> Take:
@@ -123,25 +137,50 @@ def recorder_in(agents: int, folder: Path) -> Take:
     return lambda kind, body, tensors: recorder.record(events.from_dict({"event": kind, **body}), tensors)
 
 
+# --- strangers -----------------------------------------------------------------------------------------------------
+
+
+def strangers(size: int, count: int, times: int) -> figures.Row:
+    """So many messages of somebody who does not know the token, each a document of so many empty maps."""
+    def flood(sockets: Sequence[zmq.Socket]) -> None:
+        document = wire.pack_document("note", {"text": [{}] * size})
+        for _ in range(count):
+            sockets[1].send_multipart([b"guess", document])
+        tell(sockets[1], "configuration?", {}, token="guess")  # which is answered: then all are heard
+        hear(sockets[1], "refused")
+
+    runs = [talked(2, flood, lambda folder: ignore, strange=True) for _ in range(times)]
+    say(f"control: {count} messages of {size} maps of a stranger: {runs[-1]['cpu_s']:.2f} s of processor time")
+    return {"what": f"stranger, {size} maps", "µs each": figure([run["cpu_s"] / count for run in runs], 1e6),
+            "each second, by the clock": figure([count / run["seconds"] for run in runs]),
+            "memory, MiB": figure([run["peak_mb"] for run in runs])}  # fmt: skip
+
+
 # --- between two processes -----------------------------------------------------------------------------------------
 
 
-def talked(K: int, speak: Callable[[Sequence[zmq.Socket]], None], taking: Callable[[Path], Take]) -> dict[str, float]:
+def talked(
+    K: int, speak: Callable[[Sequence[zmq.Socket]], None], taking: Callable[[Path], Take], strange: bool = False
+) -> dict[str, float]:
     """K connections to a registry, from one process that speaks to one that listens and takes; what that took it."""
     with figures.scratch() as folder:
 
         def work(k: int, wait_for_start: Callable[[], None]) -> dict[str, float]:
-            return listen(K, folder, taking, wait_for_start) if k == 0 else connect(K, folder, speak, wait_for_start)
+            if k == 0:
+                return listen(K, folder, taking, wait_for_start, strange)
+            return connect(K, folder, speak, wait_for_start)
 
         return forked(2, work)[0]
 
 
 def listen(
-    K: int, folder: Path, taking: Callable[[Path], Take], wait_for_start: Callable[[], None]
+    K: int, folder: Path, taking: Callable[[Path], Take], wait_for_start: Callable[[], None], strange: bool
 ) -> dict[str, float]:
     """The launcher's end, until somebody says that it was all. Neighbours are those of a ring."""
     neighbours = {k: sorted({(k - 1) % K, (k + 1) % K}) for k in range(K)}
     with Registry("tcp://127.0.0.1:*", TOKEN, neighbours) as registry:
+        registry.run = {"run": "", "version": "", "config": {}, "topology": {"hub": None},
+                        "hashes": {"topology": "", "weights": ""}}  # fmt: skip
         take = taking(folder)
         (folder / "endpoint").write_text(registry.endpoint)
         wait_for_start()
@@ -149,10 +188,11 @@ def listen(
         while not over:
             assert time.monotonic() < deadline, f"nobody said in {PATIENCE_S:.0f} s that it was all"
             for kind, body, tensors in registry.listen(0.1):
-                over = over or kind == ALL
-                if kind != ALL:
+                if kind == "note" and body["text"] == ALL:
+                    over = True
+                elif kind in events.KINDS:
                     take(kind, body, tensors)
-        assert not registry.refused, f"{registry.refused} messages were refused"
+        assert strange or not registry.refused, registry.refusals.news(over=True)
         return {"seconds": time.monotonic() - start, "cpu_s": time.process_time() - cpu,
                 "peak_mb": (memory_peak() or 0) / 2**20}  # fmt: skip
 
@@ -175,15 +215,15 @@ def connect(
             tell(socket, "leave", {})
         for socket in sockets:
             hear(socket, "left")
-        tell(sockets[0], ALL, {})
+        tell(sockets[0], "note", {"text": ALL})
         return {}
     finally:
         context.destroy(linger=2000)
 
 
-def tell(socket: zmq.Socket, kind: str, body: dict[str, Any], *tensors: memoryview) -> None:
-    """A control message, as `registry.Control` sends it."""
-    socket.send_multipart([wire.pack_document(kind, body | {"token": TOKEN}), *tensors])
+def tell(socket: zmq.Socket, kind: str, body: dict[str, Any], *tensors: np.ndarray, token: str = TOKEN) -> None:
+    """A control message, as `Control` sends it."""
+    socket.send_multipart([token.encode(), *wire.pack_control(kind, body, tensors)])
 
 
 def hear(socket: zmq.Socket, kind: str) -> None:

@@ -1,6 +1,7 @@
 """How do states and words travel? Exchange: one connection for each edge, and the registry that introduces its ends.
 
-`wire` is bytes alone, `links` what one end knows of an edge; `sockets` and `registry` and `control` hold the ZeroMQ.
+`wire` is bytes alone, `vocabulary` what the control plane may say, `links` what one end knows of an edge; `neighbours`
+knows who is there, `transport` keeps the rounds in step; `sockets`, `registry` and `control` hold the ZeroMQ.
 
 Imports: errors, record.
 """

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import zmq
 
-from difnet.errors import ConfigError, EnvironmentLacks
+from difnet.errors import ConfigError, EnvironmentLacks, WireError
 from difnet.exchange.sockets import dual
-from difnet.exchange.wire import pack_control, unpack_control
+from difnet.exchange.vocabulary import ANYBODY, FROM_REGISTRY, read
+from difnet.exchange.wire import FRAME_LIMIT, pack_control
 
 MAY_BE_DROPPED = ("beat", "log")  # where there is no room: the next beat comes soon, and printing may have no end
 
@@ -24,14 +25,15 @@ class Control:
     """
 
     def __init__(self, endpoint: str, token: str, run: str | None = None) -> None:
-        self._token, self.run = token, run
+        self._token, self.run = token.encode(), run
+        self.refused = 0  # messages that were not what the registry may say
         self._kept: deque[list[Any]] = deque()  # what found no room, in order
         self._lock = threading.Lock()  # a long step's helper thread reads it too
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 2000)
         self.socket.setsockopt(zmq.SNDHWM, 10_000)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, 2**31)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, FRAME_LIMIT + 1024)
         dual(self.socket, endpoint)
         self.socket.connect(endpoint)
         self.endpoint = endpoint
@@ -45,8 +47,8 @@ class Control:
     def say(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> bool:
         """Tell the registry something without waiting. What finds no room, since the launcher is stopped or slow, is
         kept until there is some, in order; of what MAY_BE_DROPPED then nothing is kept, and the answer is False."""
-        known = {"token": self._token} | ({"of": self.run} if self.run else {})
-        message = pack_control(kind, {**body, **known}, tensors)
+        known = {"of": self.run} if self.run else {}
+        message = [self._token, *pack_control(kind, body | known, tensors)]
         with self._lock:
             self._kept.append(message)
             self._make_room()
@@ -70,16 +72,28 @@ class Control:
             yield
 
     def hear(self, timeout_s: float) -> tuple[str, dict[str, Any]] | None:
-        """The next thing the registry says, or None if it says nothing for so long; `tensors` are in its body."""
+        """The next thing the registry says, or None if it says nothing for so long; `tensors` are in its body.
+
+        What it may not say, or not in this shape, is dropped and counted, and said once where others print.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             with self._lock:
                 self._make_room()
                 if self.socket.poll(min(50, max(0, int(1000 * (deadline - time.monotonic()))))):
-                    kind, body, tensors = unpack_control(self.socket.recv_multipart())
-                    return kind, body | ({"tensors": tensors} if tensors else {})
+                    try:
+                        kind, body, tensors = read(FROM_REGISTRY, self.socket.recv_multipart(), ANYBODY)
+                        return kind, body | ({"tensors": tensors} if tensors else {})
+                    except WireError as error:
+                        self._refuse(error)
             if time.monotonic() >= deadline:
                 return None
+
+    def _refuse(self, error: WireError) -> None:
+        self.refused += 1
+        if self.refused == 1:
+            print(f"dropped a message of the registry at {self.endpoint}: {error}; is it of the same version? Others "
+                  f"will be dropped without a word", flush=True)  # fmt: skip
 
     def expect(self, kind: str, timeout_s: float) -> dict[str, Any]:
         """Wait for one kind of answer.

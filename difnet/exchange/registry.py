@@ -12,7 +12,10 @@ it without a deadline.
              moved {agent, endpoint}, gone {agent}       -> its neighbours, when it begins anew or never will
     host  -> configuration? {agents, name, version}      -> run {…}, or refused {reason}
              prepared {…}, beat {name, …} (-> beat), log {agent, text}, exited {agent, status, log_tail}
-             score {models} + tensors                    -> host: scored {…} + tensors
+             score {models} + tensors                    -> host: scored {…} + tensors, all scored, or not scored
+
+A message to the registry is [token, document, tensors…]. A stranger's is dropped after a look at its token, and never
+parsed; what a known one may hold is in `vocabulary`.
 """
 
 import hmac
@@ -26,12 +29,17 @@ import zmq
 
 from difnet.errors import EnvironmentLacks, WireError
 from difnet.exchange.sockets import dual, readable
-from difnet.exchange.wire import natural_number, pack_control, unpack_control
-from difnet.record import events
+from difnet.exchange.vocabulary import TO_REGISTRY, Known, read
+from difnet.exchange.wire import FRAME_LIMIT, kind_of, pack_control
 
 STOP_ANSWER_S = 5.0
 FAREWELL_MS = 1000  # for the last words to hosts on other machines
 HOST_SILENCE_S = 15.0  # a host unheard for so long is not asked for anything
+MOST_QUEUED = 16  # messages of one connection that wait to be read; more wait with whoever sends them
+MOST_FRAMES = 10_000  # of a message: 40 GB of launch model
+MOST_READ, TURN_S = 1000, 0.1  # in one turn: who calls `listen` has deadlines of its own
+SAY_AGAIN_S = 10.0  # between two words about what was refused
+SELDOM = ("log", "exited")  # what a host says of its agents; all else that names an agent, the agent says itself
 
 
 class Message(NamedTuple):
@@ -58,22 +66,44 @@ class HostSeen:
         return self.supervises and time.monotonic() - self.heard_at > HOST_SILENCE_S
 
 
+class Refusals:
+    """What was dropped: counted, and put into words at most every SAY_AGAIN_S."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._told, self._last, self._say_at = 0, "", 0.0
+
+    def add(self, who: str, why: str) -> None:
+        """One more."""
+        self.count, self._last = self.count + 1, f"from {who}: {why}"
+
+    def news(self, over: bool = False) -> str:
+        """What is to be said of them now, or ""; when all is over, whatever was not said yet."""
+        new = self.count - self._told
+        if not new or (time.monotonic() < self._say_at and not over):
+            return ""
+        self._told, self._say_at = self.count, time.monotonic() + SAY_AGAIN_S
+        return (f"refused {'a message' if new == 1 else f'{new} messages, the latest'} {self._last}; "
+                f"{'it was' if new == 1 else 'they were'} dropped ({self.count} so far)")  # fmt: skip
+
+
 class Registry:
     """The launcher's end; use as a context manager.
 
-    `run` is what a host is told when it asks, its "run" and "version" among it.
+    `run` is what a host is told when it asks, its "run" and "version" among it. `refusals` tell what was dropped.
 
     Args: `token`, a secret that every message must carry; `neighbours`, agent -> whom it must be connected to.
     Raises: EnvironmentLacks, if it cannot listen there.
     """
 
     def __init__(self, endpoint: str, token: str, neighbours: dict[int, list[int]]) -> None:
-        self.run: dict[str, Any] = {}
-        self._token, self._neighbours = token, neighbours
+        self._token, self._neighbours = token.encode(), neighbours
+        self._run: dict[str, Any] = {}
+        self._known = Known(neighbours)
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
-        self._router.setsockopt(zmq.RCVHWM, 10_000)
-        self._router.setsockopt(zmq.MAXMSGSIZE, 2**31)
+        self._router.setsockopt(zmq.RCVHWM, MOST_QUEUED)
+        self._router.setsockopt(zmq.MAXMSGSIZE, FRAME_LIMIT + 1024)
         dual(self._router, endpoint)
         try:
             self._router.bind(endpoint)
@@ -87,18 +117,35 @@ class Registry:
         self._agents: dict[int, bytes] = {}  # agent -> its connection
         self._endpoints: dict[int, str] = {}
         self._incarnations: dict[int, int] = {}
+        self._unread = False  # whether a message has more frames than we want of it
+        self._voices: dict[bytes, int] = {}  # connection -> the one agent that it speaks for
+        self._prepared: set[int] = set()  # agents whose hosts are
         self._joined: set[int] = set()
         self.hosts: dict[str, HostSeen] = {}  # by name
         self._at: dict[int, int] = {}  # agent -> the iteration it was in when asked to stop
         self._stopping_since: float | None = None
         self.started = False
-        self.refused = 0
+        self.refusals = Refusals()
 
     def __enter__(self) -> "Registry":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._context.destroy(linger=FAREWELL_MS)
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What a host is told when it asks."""
+        return self._run
+
+    @run.setter
+    def run(self, run: dict[str, Any]) -> None:
+        self._run, self._known = run, Known.of(self._neighbours, run)
+
+    @property
+    def refused(self) -> int:
+        """How many messages were dropped."""
+        return self.refusals.count
 
     @property
     def registered(self) -> int:
@@ -111,14 +158,23 @@ class Registry:
         return len(self._joined)
 
     def listen(self, timeout_s: float) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
-        """Serve what has arrived; yields (kind, body, tensors) of what is not the registry's own affair."""
+        """Serve what has arrived; yields (kind, body, tensors) of what is not the registry's own affair.
+
+        In one turn no more than MOST_READ messages, for TURN_S: whatever floods it, the caller's own work goes on.
+        """
         if self._router.poll(int(timeout_s * 1000) + 1):
-            while readable(self._router):
+            left, until = MOST_READ, time.monotonic() + TURN_S
+            while left and time.monotonic() < until and readable(self._router):
+                if self._unread:
+                    self._skip(until)
+                    continue
+                left -= 1
+                sender, frames = self._receive()
                 try:
-                    message = self._read(self._router.recv_multipart())
+                    message = self._read(sender, frames)
                     yield from self._serve(message)
-                except WireError:
-                    self.refused += 1
+                except WireError as error:
+                    self.refusals.add(self._name(sender, frames), str(error))
         self._settle_stop()
 
     def stop(self) -> None:
@@ -131,10 +187,11 @@ class Registry:
         """Ask all agents how long the step that they compute has lasted; one that waits for others says None."""
         self._tell_agents("where", {})
 
-    def score(self, models: dict[str, Any], tensors: Sequence[np.ndarray]) -> HostSeen | None:
+    def score(self, models: dict[str, int], tensors: Sequence[np.ndarray]) -> HostSeen | None:
         """Ask a host that is there to test models, whose parameters are the tensors. Returns that host, if any."""
         host = next((h for h in self.hosts.values() if h.supervises and not h.is_silent()), None)
         if host is not None:
+            self._known.asked = dict(models)
             self._send(host.sender, "score", {"models": models}, tensors)
         return host
 
@@ -150,53 +207,118 @@ class Registry:
         if for_good:
             self._tell_agents("gone", {"agent": agent}, self._neighbours[agent])
 
-    def _read(self, frames: list[bytes]) -> Message:
-        if len(frames) < 2:
-            raise WireError("a control message without a header")
-        kind, body, tensors = unpack_control(frames[1:])
-        token = body.pop("token", "")
-        if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._token.encode()):
-            if kind == "configuration?":  # somebody who may have mistyped it waits for an answer
-                self._send(frames[0], "refused", {"reason": "the token is another one than this run's; "
-                                                  "set DIFNET_TOKEN to what the launcher told"})  # fmt: skip
-            raise WireError("a control message without this run's token")
-        if body.pop("of", self.run.get("run")) != self.run.get("run"):  # of one that had the same token
-            raise WireError("a control message of another run")
-        return Message(frames[0], kind, body, tensors)
+    def _receive(self) -> tuple[bytes, list[bytes]]:
+        """Who speaks next, and the frames: of a stranger's two, behind which there is nothing to look for."""
+        sender, frames = self._router.recv(), list[bytes]()
+        self._unread = bool(self._router.getsockopt(zmq.RCVMORE))
+        while self._unread and len(frames) < (MOST_FRAMES if self._is_known(frames) else 2):
+            frames.append(self._router.recv())
+            self._unread = bool(self._router.getsockopt(zmq.RCVMORE))
+        return sender, frames
+
+    def _skip(self, until: float) -> None:
+        """Drop the rest of a message, for as long as a turn may last: a million frames are 2 MB, and take seconds."""
+        while self._unread and time.monotonic() < until:
+            self._router.recv()
+            self._unread = bool(self._router.getsockopt(zmq.RCVMORE))
+
+    def _read(self, sender: bytes, frames: list[bytes]) -> Message:
+        """A message of somebody who is known, in its kind's shape."""
+        if not self._is_known(frames):
+            if reason := self._advice(frames):
+                self._send(sender, "refused", {"reason": reason})
+            raise WireError("without this run's token")
+        if self._unread:
+            raise WireError(f"more than {MOST_FRAMES} frames")
+        try:
+            kind, body, tensors = read(TO_REGISTRY, frames[1:], self._known)
+        except WireError as error:
+            if kind_of(frames[1]) == "configuration?":  # who asks so waits for an answer
+                self._send(sender, "refused", {"reason": f"it was not understood ({error}); install the same version "
+                                                         f"on both, which is {self.run['version']} here"})  # fmt: skip
+            raise
+        self._check_speaker(sender, kind, body)
+        self._known.learn(kind, body)
+        return Message(sender, kind, body, tensors)
+
+    def _is_known(self, frames: list[bytes]) -> bool:
+        return len(frames) > 1 and hmac.compare_digest(frames[0], self._token)
+
+    def _advice(self, frames: list[bytes]) -> str:
+        """What to tell a host that asks without our token: it may have mistyped it, or have learnt older manners."""
+        asks = [kind_of(frame) == "configuration?" for frame in frames[:2]]
+        if asks[:1] == [True]:  # the token is inside, where nobody looks any more
+            return f"the launcher is difnet {self.run['version']}, this host is older; install the same version on both"
+        if asks[1:] == [True]:
+            return "the token is another one than this run's; set DIFNET_TOKEN to what the launcher told"
+        return ""
+
+    def _check_speaker(self, sender: bytes, kind: str, body: dict[str, Any]) -> None:
+        """A connection speaks for one agent, which has registered; a host's for those that are there.
+
+        Raises: WireError, if it speaks for another. All have the one token: this finds mistakes, not lies.
+        """
+        if kind == "prepared" and (body["host"] not in self.hosts or self.hosts[body["host"]].agents != body["agents"]):
+            raise WireError(f"{kind}: that host has not asked for these agents")
+        if (agent := body.get("agent")) is None:
+            return
+        if kind in SELDOM:
+            host = next((h for h in self.hosts.values() if h.sender == sender), None)
+            if sender in self._voices or (host and agent not in host.agents):
+                raise WireError(f"{kind}: agent {agent} is not there")
+        elif self._voices.get(sender, agent) != agent:
+            raise WireError(f"{kind}: it speaks for agent {agent}, and is agent {self._voices[sender]}")
+        elif kind != "register" and agent not in self._endpoints:
+            raise WireError(f"{kind}: agent {agent} has not registered")
+
+    def _name(self, sender: bytes, frames: list[bytes]) -> str:
+        """Whose message it was, as far as we know."""
+        if not self._is_known(frames):
+            return "a stranger"
+        if sender in self._voices:
+            return f"agent {self._voices[sender]}"
+        host = next((h.name for h in self.hosts.values() if h.sender == sender), None)
+        return f"host {host!r}" if host else "somebody who knows the token"
 
     def _serve(self, message: Message) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
         sender, kind, body, tensors = message
-        if kind in events.KINDS and (agent := natural_number(body, "agent")) in self._agents:
-            self._agents[agent] = sender  # its connection may be a new one
+        if kind not in SELDOM and (agent := body.get("agent")) in self._agents:
+            self._connect(agent, sender)  # its connection may be a new one
         if kind == "configuration?":
             self._introduce(sender, body)
         elif kind == "beat":
-            if host := self.hosts.get(str(body.get("name"))):
+            if host := self.hosts.get(body["name"]):
                 host.sender, host.heard_at, host.supervises = sender, time.monotonic(), True
                 self._send(sender, "beat", {"started": self.started and self._stopping_since is None})
                 yield kind, body | {"agents": host.agents}, tensors
         elif kind == "register":
-            agent, incarnation = natural_number(body, "agent"), natural_number(body, "incarnation")
-            self._register(sender, agent, incarnation, str(body.get("endpoint", "")))
+            self._register(sender, body["agent"], body["incarnation"], body["endpoint"])
         elif kind == "joined":
-            self._join(natural_number(body, "agent"))
+            self._joined.add(body["agent"])
+            self._start()
         elif kind == "leave":
             self._send(sender, "left", {})
         elif kind == "at":
-            self._at[natural_number(body, "agent")] = natural_number(body, "iteration")
+            self._at[body["agent"]] = body["iteration"]
         else:
+            if kind == "prepared":
+                self._prepared.update(body["agents"])
             yield kind, body, tensors
+            self._start()  # when the launcher knows what was prepared
+
+    def _connect(self, agent: int, sender: bytes) -> None:
+        if self._agents.get(agent) != sender:
+            self._voices.pop(self._agents.get(agent, b""), None)
+            self._agents[agent], self._voices[sender] = sender, agent
 
     def _introduce(self, sender: bytes, body: dict[str, Any]) -> None:
         """Tell a host what to run, or why it may not take part."""
-        name, agents, run = str(body.get("name")), body.get("agents"), self.run["run"]
-        if not isinstance(agents, list) or not all(type(k) is int for k in agents):
-            raise WireError("a host's agents are not a list of numbers")
+        name, agents, run = body["name"], body["agents"], self.run["run"]
         elsewhere = {k: h.name for h in self.hosts.values() if h.name != name for k in h.agents}
         last, wrong = len(self._neighbours) - 1, ""
-        if body.get("run") not in (None, run):
+        if body["run"] not in (None, run):
             wrong = f"it serves run {run!r}, and this host was started for {body['run']!r}; leave --run-id away or wait"
-        elif body.get("version") != self.run["version"]:
+        elif body["version"] != self.run["version"]:
             wrong = (f"the launcher is difnet {self.run['version']}, this host is {body.get('version')}; install the "
                      f"same version on both")  # fmt: skip
         elif outside := sorted(set(agents) - self._neighbours.keys()):
@@ -221,7 +343,8 @@ class Registry:
         if self.started and self._stopping_since is not None:
             self._send(sender, "refused", {"reason": f"agent {agent} comes back too late: the run is ending"})
             return
-        self._agents[agent], self._endpoints[agent], self._incarnations[agent] = sender, endpoint, incarnation
+        self._connect(agent, sender)
+        self._endpoints[agent], self._incarnations[agent] = endpoint, incarnation
         if self.started:
             self._tell_agents("moved", {"agent": agent, "endpoint": endpoint}, self._neighbours[agent])
             self._introduce_neighbours(agent)
@@ -233,9 +356,9 @@ class Registry:
         endpoints = {str(l): self._endpoints[l] for l in self._neighbours[k]}
         self._send(self._agents[k], "peers", {"endpoints": endpoints})
 
-    def _join(self, agent: int) -> None:
-        self._joined.add(agent)
-        if len(self._joined) == len(self._neighbours) and not self.started:
+    def _start(self) -> None:
+        """Begin, once everybody is connected and it is known of everybody what was prepared."""
+        if not self.started and len(self._joined & self._prepared) == len(self._neighbours):
             self.started = True
             self._tell_agents("go", {})
 

@@ -1,10 +1,11 @@
 """How is a message bytes, and what do we refuse? Pure: no socket, and nothing received is ever unpickled.
 
 Between neighbours a message is two frames: a small msgpack header of a known kind with exactly its own fields, and one
-flat little-endian tensor (empty where there is nothing to say). On the control plane the header holds a document.
+flat little-endian tensor (empty where there is nothing to say). On the control plane the header is a document, and
+what one may hold is in `vocabulary`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -14,7 +15,7 @@ from difnet.errors import WireError
 
 PROTOCOL = "2.0"
 HEADER_LIMIT, LARGEST, LONGEST = 4096, 2**63, 256
-DOCUMENT_LIMIT = 4 * 2**20
+DOCUMENT_LIMIT = FRAME_LIMIT = 4 * 2**20  # of control messages: a longer tensor takes several frames
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 
 _FIELDS: dict[str, dict[str, type]] = {
@@ -109,15 +110,27 @@ def pack_document(kind: str, body: dict[str, Any]) -> bytes:
     return msgpack.packb((kind, body))
 
 
-def unpack_document(frame: bytes) -> tuple[str, dict[str, Any]]:
+def kind_of(frame: bytes) -> str:
+    """The kind that a document says it is, known without parsing it; "" for what begins as no document of ours does.
+
+    >>> kind_of(pack_document("leave", {})), kind_of(b"GET / HTTP/1.1")
+    ('leave', '')
+    """
+    if frame[:1] != b"\x92" or not 0xA0 <= (frame[1:2] or b"\0")[0] <= 0xBF:  # a pair, that begins with a short text
+        return ""
+    return frame[2 : 2 + frame[1] - 0xA0].decode(errors="replace")
+
+
+def unpack_document(frame: bytes, limit: int = DOCUMENT_LIMIT) -> tuple[str, dict[str, Any]]:
     """A control message's kind and body; what the body must hold is its reader's to check.
 
-    Raises: WireError, if it is not a pair of text and table within the limits.
+    Raises: WireError, if it is not a pair of text and table within the limits, `limit` being that of its bytes.
     """
-    if len(frame) > DOCUMENT_LIMIT:
-        raise WireError(f"a control message of {len(frame)} bytes; at most {DOCUMENT_LIMIT} are allowed")
+    if len(frame) > limit:
+        raise WireError(f"a control message of {len(frame)} bytes; at most {limit} are allowed")
     try:
-        document = msgpack.unpackb(frame, raw=False, max_array_len=100_000, max_map_len=100_000, max_ext_len=0)
+        document = msgpack.unpackb(frame, raw=False, max_array_len=100_000, max_map_len=100_000, max_bin_len=0,
+                                   max_ext_len=0)  # fmt: skip
     except Exception as error:
         raise WireError(f"a control message that is no msgpack: {type(error).__name__}") from error
     if type(document) is not list or [type(part) for part in document] != [str, dict]:
@@ -125,35 +138,43 @@ def unpack_document(frame: bytes) -> tuple[str, dict[str, Any]]:
     return document[0], document[1]
 
 
-def pack_control(kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray]) -> list[bytes]:
-    """A control message: its document, then the tensors, flat, whose types the document names."""
-    named = body | ({"dtypes": [t.dtype.name for t in tensors]} if tensors else {})
-    return [pack_document(kind, named), *(t.tobytes() for t in tensors)]
+def pack_control(kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray]) -> list[bytes | memoryview]:
+    """A control message: its document, which announces tensors, then these, flat, in frames of at most FRAME_LIMIT."""
+    named = body | ({"carries": [[t.dtype.name, t.size] for t in tensors]} if tensors else {})
+    flat = [memoryview(t.tobytes()) for t in tensors]
+    pieces = [bytes_[at : at + FRAME_LIMIT] for bytes_ in flat for at in range(0, len(bytes_), FRAME_LIMIT)]
+    return [pack_document(kind, named), *pieces]
 
 
-def unpack_control(frames: list[bytes]) -> tuple[str, dict[str, Any], list[np.ndarray]]:
+def unpack_control(
+    frames: Sequence[bytes], limit: int = DOCUMENT_LIMIT
+) -> tuple[str, dict[str, Any], list[np.ndarray]]:
     """A control message's kind, body and tensors, as `pack_control` put them.
 
     Raises: WireError, if they are not as announced.
     """
-    kind, body = unpack_document(frames[0])
-    dtypes = body.pop("dtypes", [])
-    if not isinstance(dtypes, list) or len(dtypes) != len(frames) - 1:
+    kind, body = unpack_document(frames[0], limit)
+    announced, rest = body.pop("carries", []), iter(frames[1:])
+    if type(announced) is not list:
         raise WireError("a control message whose tensors are not as announced")
-    tensors = []
-    for name, frame in zip(dtypes, frames[1:], strict=True):
-        if name not in DTYPES or len(frame) % DTYPES[name].itemsize:
-            raise WireError("a tensor of unknown type or broken length")
-        tensors.append(np.frombuffer(frame, DTYPES[name]))
+    tensors = [_tensor(one, rest) for one in announced]
+    if next(rest, None) is not None:
+        raise WireError("a control message with more frames than it announces")
     return kind, body, tensors
 
 
-def natural_number(body: dict[str, Any], name: str) -> int:
-    """A whole number from 0 up in a message's body.
-
-    Raises: WireError, if it is none.
-    """
-    value = body.get(name)
-    if type(value) is not int or value < 0:
-        raise WireError(f"{name} is not a natural number")
-    return value
+def _tensor(announced: Any, frames: Iterator[bytes]) -> np.ndarray:
+    """The next tensor of a message, from as many frames as it takes."""
+    if type(announced) is not list or [type(part) for part in announced] != [str, int]:
+        raise WireError("a tensor that is not announced as (type, values)")
+    name, values = announced
+    if name not in DTYPES or not 0 <= values < LARGEST:
+        raise WireError("a tensor of unknown type or impossible length")
+    size = values * DTYPES[name].itemsize
+    pieces = []
+    for at in range(0, size, FRAME_LIMIT):
+        pieces.append(next(frames, b""))
+        if len(pieces[-1]) != min(FRAME_LIMIT, size - at):
+            raise WireError(f"a tensor whose frames do not make {values} {name} values")
+    whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return np.frombuffer(whole, DTYPES[name])

@@ -62,6 +62,7 @@ class Recorder:
         self._states: dict[int, np.ndarray] = {}
         self._tested: list[Tested] = []
         self.meters = Meters()
+        self.refused_control = 0  # messages to the launcher that were dropped
         self._preparation_joules: float | None = None
         self._saved: ModelAt | None = None  # what launch-model.safetensors holds
         self._save_again_at = 0.0
@@ -237,7 +238,7 @@ class Recorder:
         self._write_edges()
         target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
         about = {"run": self.folder.name, "command": self.command, "state": state, "seconds": seconds,
-                 "folder": str(self.folder), "target": target}  # fmt: skip
+                 "folder": str(self.folder), "target": target, "refused_control": self.refused_control}  # fmt: skip
         told = summarise(about, self.config, self.topology, g, self.facts, self._tested,
                          self._energy() | {"preparation_joules": self._preparation_joules})  # fmt: skip
         why = {name: text for name, text in (("reason", reason), ("untested", untested)) if text}

@@ -35,7 +35,7 @@ def summarise(
 ) -> dict[str, Any]:  # fmt: skip
     """The summary; what is unknown is None.
 
-    Args: `about` the run: run, command, state, seconds, folder, target.
+    Args: `about` the run: run, command, state, seconds, folder, target, refused_control.
     """
     seconds = about["seconds"]
     steps = g.total("steps")
@@ -60,6 +60,7 @@ def summarise(
         "transductive": facts.transductive if facts else None,
         "server": _server(config, g, facts, seconds), "offline": _offline(config, g),
         "missed_exchanges": pulse.missed, "refused_messages": g.total("refused"),
+        "refused_control": about["refused_control"],
         "one_sided_exchanges": g.one_sided_exchanges(), "lost_agents": sorted(g.lost), "losses": _losses(g),
         "returned_agents": sorted(g.returned),
         "edges_apart": sorted({(min(e), max(e)) for e in g.apart if not g.lost.keys() & e}),

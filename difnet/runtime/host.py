@@ -108,7 +108,8 @@ def run_foreground(told: HostSettings) -> int:
         assignment = replace(assignment, leave_s=assignment.workload.config.orphan_s)
         status = run_agent(k, assignment)
         with Control(assignment.registry, told.token, assignment.run) as control:
-            control.say("exited", {"agent": k, "incarnation": 0, "status": f"exit status {status}", "log_tail": ""})
+            control.say("exited", {"agent": k, "incarnation": 0, "status": f"exit status {status}", "log_tail": "",
+                                   "returns": False})  # fmt: skip
     return status
 
 
@@ -307,7 +308,7 @@ def _replace(children: Children, control: Control, k: int, incarnation: int, ass
             children.fork(k, partial(run_agent, k, assignment), incarnation)
     except OSError as error:
         children.failed += 1
-        control.say("exited", {"agent": k, "incarnation": incarnation, "log_tail": "",
+        control.say("exited", {"agent": k, "incarnation": incarnation, "log_tail": "", "returns": False,
                                "status": str(explained(error, f"agent {k} could not be started again"))})  # fmt: skip
 
 
@@ -320,9 +321,9 @@ def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> N
     except Asked:
         raise
     except (Exception, SystemExit) as error:
-        control.say("scored", {"model": "", "failed": str(explained(error, "the models could not be tested"))})
+        control.say("not scored", {"reason": str(explained(error, "the models could not be tested"))})
         return
     for model, iteration, figures, samples in scored:
         told = {"model": model, "iteration": iteration, "shape": figures.shape}
         control.say("scored", told, (figures.reshape(-1), samples))
-    control.say("scored", {"model": ""})
+    control.say("all scored", {})

@@ -102,6 +102,7 @@ class Launch:
                 self._take(kind, body, tensors)
             say_alive()
             self._say_who_is_ready()
+            self._say_what_was_refused()
             now = time.monotonic()
             self._forgive(now)
             self._lose_silent_hosts(now)
@@ -155,32 +156,37 @@ class Launch:
 
     def _take(self, kind: str, body: dict[str, Any], tensors: list[Any]) -> None:
         if kind in events.KINDS:
-            self._told_at[int(body["agent"])] = self._heard_at
+            self._told_at[body["agent"]] = self._heard_at
             self.recorder.record(events.from_dict({"event": kind, **body}), tensors)
         elif kind == "note":
-            self.recorder.note(str(body["text"]))
+            self.recorder.note(body["text"])
         elif kind == "beat":
-            self.recorder.meters.heard(str(body["machine"]), body["agents"], body["energy"])
+            self.recorder.meters.heard(body["machine"], body["agents"], body["energy"])
         elif kind == "log":
-            self.recorder.log(int(body["agent"]), str(body["text"]))
+            self.recorder.log(body["agent"], body["text"])
         elif kind == "doing" and self._standstill:
-            self._standstill.heard(int(body["agent"]), body["step_s"])
+            self._standstill.heard(body["agent"], body["step_s"])
         elif kind == "prepared":
-            self._prepared[str(body["host"])] = body
+            self._prepared[body["host"]] = body
         elif kind == "scored":
-            self._scored(body, tensors)
+            figures, samples = tensors
+            figures = figures.reshape(body["shape"])
+            self._scores.append(ScoredModel(body["model"], body["iteration"], figures, samples))
+        elif kind == "all scored":
+            self._all_scored = True
+        elif kind == "not scored":
+            self._untested = body["reason"]
         elif kind == "failed":
             host = f"host {body['host']}: " if self.config.place != "local" else ""
             self._failure = DifnetError(f"{host}{body['reason']}")
-            self._failure.exit_code = int(body["exit_code"])
+            self._failure.exit_code = body["exit_code"]
         elif kind == "exited":
-            incarnation, returns = int(body["incarnation"]), bool(body.get("returns"))
-            self.registry.forget(int(body["agent"]), incarnation, for_good=not returns)
-            if returns:
+            self.registry.forget(body["agent"], body["incarnation"], for_good=not body["returns"])
+            if body["returns"]:
                 told = f"{body['status']}; a new process takes its place"
-                self.recorder.lose([int(body["agent"])], told, str(body["log_tail"]), incarnation)
+                self.recorder.lose([body["agent"]], told, body["log_tail"], body["incarnation"])
             else:
-                self._exit(int(body["agent"]), str(body["status"]), str(body["log_tail"]))
+                self._exit(body["agent"], body["status"], body["log_tail"])
 
     def _exit(self, agent: int, status: str, log_tail: str) -> None:
         self._exited.add(agent)
@@ -273,14 +279,10 @@ class Launch:
             return f"nothing was heard of the host {host.name} for {silent_s:.0f} s"
         return ""
 
-    def _scored(self, body: dict[str, Any], tensors: list[Any]) -> None:
-        if not body["model"]:
-            self._untested = str(body.get("failed", ""))
-            self._all_scored = not self._untested
-            return
-        figures, samples = tensors
-        figures, iteration = figures.reshape(body["shape"]), int(body["iteration"])
-        self._scores.append(ScoredModel(str(body["model"]), iteration, figures, samples))
+    def _say_what_was_refused(self, over: bool = False) -> None:
+        self.recorder.refused_control = self.registry.refused
+        if news := self.registry.refusals.news(over):
+            self.recorder.note(news)
 
     def _end(self) -> dict[str, Any]:
         if not (self._stop or self._failure):
@@ -289,6 +291,7 @@ class Launch:
             self._test()
         self.registry.end()
         self.hosts.stop(at_once=bool(self._stop) and self.registry.started)
+        self._say_what_was_refused(over=True)
         g = self.recorder.tally
         some_ended_well = any(event.state != "failed" for event in g.finished.values())
         apart = g.stayed_apart()

@@ -38,16 +38,16 @@ def test_what_finds_no_room_is_kept_in_order_but_for_prints_and_beats(cramped):
     while control.say("log", {"agent": 0, "text": "x" * 5000}):
         prints += 1
     assert 0 < prints < 5000
-    assert all(control.say("Edge", {"agent": 0, "neighbour": n}) for n in range(50))
+    assert all(control.say("note", {"text": str(n)}) for n in range(50))
     assert not control.say("log", {"agent": 0, "text": "dropped"}) and not control.say("beat", {"name": "here"})
-    assert control.say("Finished", {"agent": 0})
+    assert control.say("failed", {"reason": "the last word", "exit_code": 1, "host": "here"})
     heard = []
 
     def listen():
         control.hear(0.0)
         heard.extend(registry.listen(0.001))
-        return heard[-1:] and heard[-1][0] == "Finished"
+        return heard[-1:] and heard[-1][0] == "failed"
 
     until(listen, "the last word", 20)
-    assert [body.get("neighbour") for kind, body, _ in heard if kind == "Edge"] == list(range(50))
+    assert [body["text"] for kind, body, _ in heard if kind == "note"] == [*map(str, range(50))]
     assert sum(kind == "log" for kind, *_ in heard) == prints

@@ -154,7 +154,7 @@ def test_a_second_agent_of_the_same_number_is_refused(tmp_path):
         with Control(registry.endpoint, "secret") as first, Control(registry.endpoint, "secret") as second:
             with Control(registry.endpoint, "guess") as intruder:
                 for control in (first, second, intruder):
-                    control.say("register", {"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:1"})
+                    control.say("register", {"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:1", "pid": 1})
                     until(lambda: [*registry.listen(0.01)] or registry.registered, "a registration", 10)
                 until(lambda: [*registry.listen(0.01)] or registry.refused, "the refusal of the intruder", 10)
                 with pytest.raises(DifnetError, match="agent 0: it is registered already"):

@@ -21,7 +21,7 @@ from difnet.exchange.links import Identity, Link, Patience
 from difnet.exchange.registry import Registry
 from difnet.exchange.transport import Transport
 from difnet.runtime.child_processes import Children
-from difnet.system.energy import Meters, machine_id
+from difnet.system.energy import Meters, estimate, machine_id
 from tests.conftest import events, until
 
 PAIR = {0: [1], 1: [0]}
@@ -31,7 +31,8 @@ ME = {"agents": [0], "name": "here", "version": __version__, "run": None}
 @pytest.fixture
 def registry() -> Iterator[Registry]:
     with Registry("tcp://127.0.0.1:*", "secret", PAIR) as registry:
-        registry.run = {"run": "sines", "version": __version__, "config": {}}
+        registry.run = {"run": "sines", "version": __version__, "config": {}, "topology": {"hub": None},
+                        "hashes": {"topology": "", "weights": ""}}  # fmt: skip
         yield registry
 
 
@@ -62,7 +63,7 @@ def test_an_agent_is_at_one_host_only_and_does_not_come_back(registry):
     assert [answer(registry)["kind"] for _ in range(2)] == ["run", "run"]
     assert "agent 0 is at host 'here' already" in answer(registry, name="there", agents=[0, 1])["reason"]
     with Control(registry.endpoint, "secret") as control:
-        control.say("register", {"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:1"})
+        control.say("register", {"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:1", "pid": 1})
         until(lambda: [*registry.listen(0.01)] or registry.registered, "a registration", 10)
     assert "cannot come back into the same run" in answer(registry)["reason"]
 
@@ -72,9 +73,9 @@ def test_what_is_left_of_another_run_with_the_same_token_is_not_heard(registry):
     with Control(registry.endpoint, "secret", "cosines") as old, Control(registry.endpoint, "secret", "sines") as new:
         assert answer(registry)["kind"] == "run"
         old.say("note", {"text": "left over"})
-        old.say("beat", {"name": "here", "machine": "", "energy": {}})
+        old.say("beat", {"name": "here", "machine": "", "energy": estimate(None)})
         until(lambda: [*registry.listen(0.01)] or registry.refused == 2, "both refusals", 10)
-        new.say("beat", {"name": "nobody's", "machine": "", "energy": {}})
+        new.say("beat", {"name": "nobody's", "machine": "", "energy": estimate(None)})
         new.say("note", {"text": "at last"})
         heard = until(lambda: [*registry.listen(0.01)], "a note", 10)
     assert [(kind, body) for kind, body, _ in heard] == [("note", {"text": "at last"})]
