@@ -21,6 +21,7 @@ import safetensors.numpy
 from difnet.config import RunConfig
 from difnet.errors import ConfigError, RunFolderError
 from difnet.record.events import Event, from_dict
+from difnet.system.holding import in_use, is_held
 
 
 class TaskScore(NamedTuple):
@@ -106,18 +107,22 @@ def read_scores(path: Path) -> list[TaskScore]:
 
 
 def make_folder(config: RunConfig, now: datetime) -> Path:
-    """A new folder for a run, and `latest` beside it pointing there.
+    """A new folder for a run, and `latest` beside it pointing there; an older run of that name keeps its own.
 
-    Raises: ConfigError, if it cannot be written.
+    Raises: ConfigError, if it cannot be written; RunFolderError, if a run of that name still goes on.
     """
     stem = config.topology if config.topology.replace("-", "").isalnum() else Path(config.topology).stem.split("(")[0]
     name = config.name or f"{now:%Y-%m-%d_%H-%M-%S}_{stem}_{config.algorithm.name.rpartition(':')[2]}_s{config.seed}"
     runs = Path(config.runs)
     try:
         folder = runs / name
-        if folder.exists():
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if config.name and is_held(folder):
+                raise RunFolderError(in_use(folder)) from None
             folder = runs / f"{name}_{secrets.token_hex(2)}"
-        folder.mkdir(parents=True)
+            folder.mkdir()
         latest = runs / f".latest-{secrets.token_hex(4)}"
         latest.symlink_to(folder.name)
         latest.replace(runs / "latest")

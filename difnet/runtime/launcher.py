@@ -18,6 +18,7 @@ from difnet.record import events
 from difnet.record.events import Event
 from difnet.record.recorder import Recorder
 from difnet.record.tally import ScoredModel
+from difnet.system.holding import hold
 from difnet.system.lifetime import raise_file_limit, say_alive, stop_signals
 from difnet.topology import Topology
 from difnet.topology.networks import load
@@ -41,10 +42,11 @@ def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: No
             "run": recorder.folder.name, "version": __version__, "config": config.model_dump(exclude_none=True),
             "topology": topology.to_dict(), "hashes": hashes(topology),
         }  # fmt: skip
-        recorder.start()
-        for line in hosts.start(Contract(recorder.folder.name, registry.endpoint, token)).splitlines():
-            recorder.note(line)
-        return Launch(config, recorder, registry, hosts, stop).until_done()
+        with hold(recorder.folder, recorder.note):
+            recorder.start()
+            for line in hosts.start(Contract(recorder.folder.name, registry.endpoint, token)).splitlines():
+                recorder.note(line)
+            return Launch(config, recorder, registry, hosts, stop).until_done()
 
 
 def plan(config: RunConfig) -> str:
