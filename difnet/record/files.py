@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import os
+import re
 import secrets
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ import safetensors.numpy
 
 from difnet.config import RunConfig
 from difnet.errors import ConfigError, RunFolderError
+from difnet.maths.digest import intact, sealed
 from difnet.record.events import Event, from_dict
 from difnet.system.holding import in_use, is_held
 
@@ -44,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
     if not isinstance(document, dict):
         raise RunFolderError(f"{path} is damaged: expected an object, got {type(document).__name__}")
@@ -58,7 +60,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
 
 
@@ -78,7 +80,7 @@ def parse_event(path: Path, number: int, line: bytes) -> Event:
     """
     try:
         return from_dict(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"unknown kind of event {error}" if isinstance(error, KeyError) else error
         raise RunFolderError(
             f"{path}, line {number}: {reason}. Either the file is damaged or a newer difnet wrote it."
@@ -112,7 +114,8 @@ def make_folder(config: RunConfig, now: datetime) -> Path:
     Raises: ConfigError, if it cannot be written; RunFolderError, if a run of that name still goes on.
     """
     stem = config.topology if config.topology.replace("-", "").isalnum() else Path(config.topology).stem.split("(")[0]
-    name = config.name or f"{now:%Y-%m-%d_%H-%M-%S}_{stem}_{config.algorithm.name.rpartition(':')[2]}_s{config.seed}"
+    what = re.sub(r"[^\w.-]", "-", f"{stem[:60]}_{config.algorithm.name.rpartition(':')[2][:60]}", flags=re.ASCII)
+    name = config.name or f"{now:%Y-%m-%d_%H-%M-%S}_{what}_s{config.seed}"
     runs = Path(config.runs)
     try:
         folder = runs / name
@@ -167,10 +170,27 @@ def append_text(path: Path, text: str) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write tensors so that a reader finds either the whole file or none, also after a crash."""
+    """Write tensors, and their digest, so that a reader finds either the whole file or none, also after a crash."""
     scratch = path.with_name(f".{path.name}.part")
+    metadata = metadata | sealed(tensors)
     with open(scratch, "wb") as file:  # and not safetensors' own writer, whose files only their owner can read
         file.write(safetensors.numpy.save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
         file.flush()
         os.fsync(file.fileno())
     os.replace(scratch, path)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors in a file that `save_tensors` wrote, or an older difnet, which gave them no digest.
+
+    Raises: RunFolderError, if it is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise RunFolderError(f"{path} is no safetensors file, or is damaged: {error}; copy it again") from error
+    if not intact(tensors, metadata):
+        raise RunFolderError(f"{path} is damaged: its values are not those that were written; copy it again")
+    return tensors

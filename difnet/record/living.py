@@ -1,13 +1,14 @@
 """Which runs go on at this moment, how far have they come, and what do their agents print?"""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from difnet.errors import RunFolderError
 from difnet.record import finding
+from difnet.record.events import Event, Pulse, RunStarted
+from difnet.record.files import parse_event
 from difnet.system.holding import Holder, held_here, holder, is_held
 
 POLL_S = 0.25
@@ -40,19 +41,21 @@ def living(home: str | Path = "runs") -> list[Living]:
 def _told(folder: Path, by: Holder) -> Living:
     agents, iteration, iterations = None, 0, None
     for event in _last_words(folder / "events.jsonl"):
-        agents, iterations = event.get("agents", agents), event.get("iterations", iterations)
-        iteration = event.get("iteration", iteration)
+        if isinstance(event, RunStarted):
+            agents, iterations = event.agents, event.iterations
+        elif isinstance(event, Pulse):
+            iteration = event.iteration
     return Living(folder.name, by.user, by.pid, by.since, agents, iteration, iterations, str(folder))
 
 
-def _last_words(path: Path) -> Iterator[dict[str, Any]]:
-    """What says how far a run has come: its first event, and its latest pulses."""
+def _last_words(path: Path) -> Iterator[Event]:
+    """What says how far a run has come; other lines, of which some are long, are not read."""
     if not path.is_file():
         return
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if line.startswith((b'{"event": "RunStarted"', b'{"event": "Pulse"')) and line.endswith(b"\n"):
-                yield json.loads(line)
+                yield parse_event(path, number, line)
 
 
 def resolve(word: str, home: str | Path = "runs") -> Path:
