@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,10 +36,13 @@ from difnet.record.events import (
     Validated,
 )  # fmt: skip
 from difnet.record.files import append_record, append_text, finite_or_none, make_folder, save_tensors, write_csv
+from difnet.record.formatting import bytes_text
 from difnet.record.summary import Facts, busiest, summarise
 from difnet.record.tally import ModelAt, ScoredModel, Tally, over_agents, over_tasks
 from difnet.system.energy import Meters
 from difnet.topology import Topology
+
+LOG_BYTES = 16 * 2**20  # of what an agent prints, kept
 
 
 class Recorder:
@@ -53,6 +57,8 @@ class Recorder:
         self._at_target: dict[str, Any] | None = None
         self._states: dict[int, np.ndarray] = {}
         self._tested: list[Tested] = []
+        self._logged: Counter[int] = Counter()  # bytes that each agent has printed and that are kept,
+        self._dropped: Counter[int] = Counter()  # and others
         self.meters = Meters()
         self._preparation_joules: float | None = None
         self.folder = make_folder(config, self.started_at)
@@ -72,9 +78,14 @@ class Recorder:
         append_record(self.folder / "events.jsonl", event.to_dict())
         self._listen(event)
 
-    def note(self, text: str) -> None:
-        """Record something that a person wants to know."""
-        self.emit(Note(text, self.seconds()))
+    def note(self, text: str, secret: str = "") -> None:
+        """Record something that a person wants to know.
+
+        Args: `secret`, a part of it that is told to those who listen, and kept off the record.
+        """
+        told, kept = Note(text, self.seconds()), text.replace(secret, "…") if secret else text
+        append_record(self.folder / "events.jsonl", replace(told, text=kept).to_dict())
+        self._listen(told)
 
     @property
     def ready_s(self) -> float | None:
@@ -129,8 +140,22 @@ class Recorder:
             self._save_state(event, tensors)
 
     def log(self, agent: int, text: str) -> None:
-        """Keep what an agent's process printed."""
-        append_text(self.agent_folder(agent) / "log.txt", text)
+        """Keep what an agent's process printed, the first LOG_BYTES of it; of the rest it is told how much it was."""
+        path, size = self.agent_folder(agent) / "log.txt", len(text.encode())
+        if not self._dropped[agent]:
+            kept = text.encode()[: LOG_BYTES - self._logged[agent]].decode(errors="ignore")
+            append_text(path, kept)
+            size -= len(kept.encode())
+            self._logged[agent] += len(kept.encode())
+            if size:
+                append_text(path, f"\n[difnet: what agent {agent} prints from here on is not kept]\n")
+                self.note(f"agent {agent} has printed more than {bytes_text(LOG_BYTES)}; the rest is not kept")
+        self._dropped[agent] += size
+
+    def _tell_what_was_dropped(self) -> None:
+        for agent, size in self._dropped.items():
+            if size:
+                append_text(self.agent_folder(agent) / "log.txt", f"[difnet: {size} bytes were not kept]\n")
 
     def lose(self, agent: int, status: str, log_tail: str) -> None:
         """An agent's process ended before the run did."""
@@ -200,6 +225,7 @@ class Recorder:
         g = self.tally
         seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
+        self._tell_what_was_dropped()
         self._save_launch_model()
         self._write_edges()
         target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
@@ -289,5 +315,3 @@ class Recorder:
         rows = sorted((e.agent, e.neighbour, e.payload_bytes, e.wire_bytes if on_wire else "", e.messages)
                       for e in self.tally.edges)  # fmt: skip
         write_csv(self.folder / "edges.csv", ("from", "to", "payload_bytes", "wire_bytes", "messages"), rows)
-
-

@@ -45,7 +45,7 @@ def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: No
         with hold(recorder.folder, recorder.note):
             recorder.start()
             for line in hosts.start(Contract(recorder.folder.name, registry.endpoint, token)).splitlines():
-                recorder.note(line)
+                recorder.note(line, secret=token)
             return Launch(config, recorder, registry, hosts, stop).until_done()
 
 
