@@ -46,6 +46,27 @@ def _choice(value: Any) -> Any:
     return value
 
 
+MOST_NAME_BYTES = 200  # of a run's folder, to whose name a file system gives 255, and we a suffix
+
+
+def _name(value: str | None) -> str | None:
+    """A name for a folder of its own within the folder of runs."""
+    if value is None:
+        return None
+    size = len(value.encode(errors="replace"))
+    wrong = ("is empty" if not value.strip() else
+             f"has {size} bytes" if size > MOST_NAME_BYTES else
+             "begins with a dot" if value.startswith(".") else
+             "holds a slash" if "/" in value or "\\" in value else
+             "holds control characters or the like" if not value.isprintable() else
+             "is what the newest run is called" if value == "latest" else "")  # fmt: skip
+    if wrong:
+        shown = repr(value if size <= MOST_NAME_BYTES else f"{value[:20]}…")
+        raise ValueError(f"{shown} {wrong}; a run's name has 1 to {MOST_NAME_BYTES} bytes of printable text without "
+                         f"slashes, begins with no dot, and is not 'latest'; --runs says where it lies")  # fmt: skip
+    return value
+
+
 FROM = "from:"  # what `init` begins with where a file has the first launch model
 
 
@@ -161,7 +182,7 @@ class RunConfig(BaseModel):
     max_lost: Annotated[int, Field(ge=0)] = 0  # so many lost agents still count as success
     # the record
     runs: str = "runs"
-    name: str | None = None
+    name: Annotated[str | None, AfterValidator(_name)] = None
 
     @field_validator("eval_every")
     @classmethod

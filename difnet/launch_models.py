@@ -20,6 +20,8 @@ from torch import Tensor
 from difnet import catalog
 from difnet.config import Choice, read_toml
 from difnet.errors import ConfigError, RunFolderError
+from difnet.maths.digest import NAME as SEAL
+from difnet.maths.digest import intact, sealed
 from difnet.maths.flat import FlatModel
 
 if TYPE_CHECKING:
@@ -94,10 +96,12 @@ class LaunchModel:
         dtype = {"dtype": str(self.w.dtype).removeprefix("torch.")}
         return {name: told[name] for name in TRAINED_WITH if name in told} | dtype | {"model": self.model.model_dump()}
 
-    def metadata(self, **more: Any) -> dict[str, str]:
-        """What a file of this launch model carries that leaves its run folder; `more` beside it or in its place."""
+    def metadata(self, tensors: Mapping[str, Tensor], **more: Any) -> dict[str, str]:
+        """What a file of these tensors carries that leaves its run folder; `more` beside it or in its place."""
+        seal = sealed({name: tensor.numpy() for name, tensor in tensors.items()})
         settings = {name: value for name, value in self.settings().items() if name != "data_dir"}  # it stays behind
-        return {name: json.dumps(value) for name, value in {**self.about, "settings": settings, **more}.items()}
+        told = {**self.about, "settings": settings, **more}
+        return {name: json.dumps(value) for name, value in told.items()} | seal
 
     @property
     def shapes(self) -> Shapes:
@@ -167,12 +171,14 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise RunFolderError(f"{path} is no safetensors file, or is damaged: {error}; copy it again") from error
+    if not intact({name: tensor.numpy() for name, tensor in tensors.items()}, metadata):
+        raise RunFolderError(f"{path} is damaged: its values are not those that were written; copy it again")
     if missing := [name for name in NEEDED if name not in metadata]:
         raise RunFolderError(f"{path} has no {missing[0]!r} in its metadata, so nobody can say what model it is; "
                              f"expected a file that a run or `difnet export --format safetensors` wrote")  # fmt: skip
     try:
-        return tensors, {name: json.loads(text) for name, text in metadata.items()}
-    except ValueError as error:
+        return tensors, {name: json.loads(text) for name, text in metadata.items() if name != SEAL}
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"the metadata of {path} is damaged: {error}; copy the file again") from error
 
 

@@ -12,11 +12,11 @@ from difnet.cli import COMMANDS
 from difnet.config import load
 from difnet.data.home import VARIABLE
 from difnet.data.sources import SOURCES
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, events, until
 
 SHORT = ("--iterations", "4", "--tasks", "1", "--eval-tasks", "2", "--eval-every", "4", "--engine", "eager")
 COMPILING_S = 400  # some of them compile, on two busy cores and with nothing in the cache
-NEEDS_A_RUN = ("watch", "report", "compare", "evaluate", "fit", "export")
+NEEDS_A_RUN = ("watch", "logs", "report", "compare", "evaluate", "fit", "export")
 slow = pytest.mark.slow
 PLUMBING = ("host", "agent", "bench")  # they need a registry, or minutes; tested elsewhere
 
@@ -90,6 +90,12 @@ def lacking(line: str) -> str | None:
     return f"needs the data set {absent[0]!r} in ${VARIABLE}, which is {home or 'not set'}" if absent else None
 
 
+def begin_one(running, folder: Path) -> None:
+    """A run that goes on until somebody stops it."""
+    running("launch", "--topology", "ring6", "--quiet", *SHORT, "--iterations", "1000000", "--eval-every", "1000000")
+    until(lambda: events(folder, "Ready") and not events(folder, "RunEnded"), "a run to stop")
+
+
 def ended_well(line: str, status: int) -> bool:
     """Exit status 0; or 4, a target not reached, which a run made so short may have."""
     return status == 0 or (status == 4 and "--target" in line)
@@ -102,7 +108,7 @@ def test_every_command_has_an_example(examples):
 
 @slow
 @pytest.mark.parametrize("line", documented())
-def test_a_documented_command_works(line, difnet, tmp_path):
+def test_a_documented_command_works(line, difnet, running, tmp_path):
     """As printed, in an empty folder with the files that the documentation has the reader save."""
     save_what_the_docs_have_saved(tmp_path)
     if line.split()[1] in PLUMBING:
@@ -112,12 +118,14 @@ def test_a_documented_command_works(line, difnet, tmp_path):
     if line.split()[1] in NEEDS_A_RUN or "from:" in line:
         for _ in range(2):
             assert difnet("simulate", "--topology", "ring6", *SHORT, "--quiet").status == 0
+    if line.startswith("difnet stop"):
+        begin_one(running, tmp_path)
     done = difnet(*shortened(line), timeout_s=COMPILING_S)
     assert ended_well(line, done.status), done.err
 
 
 @slow
-def test_every_example_behind_help_works(examples, difnet, tmp_path):
+def test_every_example_behind_help_works(examples, difnet, running, tmp_path):
     """One after the other, in one folder that holds two runs."""
     save_what_the_docs_have_saved(tmp_path)
     names = [f"2026-11-20_14-0{n}-22_ring40_dif-maml_s0" for n in range(2)]
@@ -130,6 +138,8 @@ def test_every_example_behind_help_works(examples, difnet, tmp_path):
                 continue
             arguments = [word for given in shortened(line.partition(" > ")[0])
                          for word in (sorted(map(str, tmp_path.glob(given))) if "*" in given else [given])]
+            if command == "difnet stop":
+                begin_one(running, tmp_path)
             done = difnet(*arguments, timeout_s=COMPILING_S)
             if not ended_well(line, done.status):
                 failed[line] = done.err

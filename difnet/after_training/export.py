@@ -98,7 +98,7 @@ def _safetensors(module: nn.Module, learnt: LaunchModel, values: Tensor) -> Call
     tensors = {name: tensor.clone() for name, tensor in FlatModel(module).unflatten(values).items()}
     if values is learnt.w:
         tensors |= {name: t.clone() for name, t in module.state_dict().items() if name not in tensors}
-    return lambda path: save_file(tensors, path, learnt.metadata(layout=NAMED))
+    return lambda path: save_file(tensors, path, learnt.metadata(tensors, layout=NAMED))
 
 
 def _onnx(module: nn.Module, learnt: LaunchModel, path: Path) -> None:

@@ -101,7 +101,7 @@ def write(fitted: LaunchModel, path: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {"w": fitted.w.contiguous()} | ({} if fitted.rates is None else {"inner_lr": fitted.rates.contiguous()})
-    save_file(tensors, path, fitted.metadata())
+    save_file(tensors, path, fitted.metadata(tensors))
 
 
 def inputs_of(learnt: LaunchModel, module: nn.Module) -> Inputs:

@@ -23,6 +23,9 @@ COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a cli
     "topology": ("topology", "List, show, make and weigh networks."),
     "data": ("data", "List, check and fetch data sets, and show who has what."),
     "watch": ("watch", "Show the dashboard of a running or finished run."),
+    "ps": ("ps", "List the runs that go on on this machine."),
+    "logs": ("logs", "Print what the agents of a run printed."),
+    "stop": ("stop", "Stop a run that goes on: everything is written."),
     "report": ("report", "Draw the curves of one or several runs and write one HTML page."),
     "compare": ("compare", "Put two runs side by side."),
     "evaluate": ("evaluate", "Test a trained launch model on unseen tasks, with confidence."),
@@ -89,7 +92,9 @@ def main() -> None:
     except DifnetError as error:
         if "--debug" in sys.argv:
             raise
-        say(f"difnet: {error}")
+        from difnet.record.formatting import harmless
+
+        say(f"difnet: {harmless(str(error))}")
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno in UNWRITABLE and not error.filename and "--debug" not in sys.argv:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from difnet.record.files import read_tensors
 from difnet.record.run import Run
 
 
@@ -29,13 +30,14 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[A
 
 
 def same_bits(a: Run, b: Run) -> bool | None:
-    """Whether two runs ended in the same launch model, bit for bit; None where a folder has none."""
-    from safetensors.numpy import load_file
+    """Whether two runs ended in the same launch model, bit for bit; None where a folder has none.
 
+    Raises: RunFolderError, if one of them is damaged.
+    """
     paths = [run.folder / "launch-model.safetensors" for run in (a, b)]
     if not all(path.is_file() for path in paths):
         return None
-    left, right = (load_file(path) for path in paths)
+    left, right = (read_tensors(path) for path in paths)
     return left.keys() == right.keys() and all(
         x.dtype == right[n].dtype and x.shape == right[n].shape and x.tobytes() == right[n].tobytes()
         for n, x in left.items()

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import re
 import secrets
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,9 @@ import safetensors.numpy
 
 from difnet.config import RunConfig
 from difnet.errors import ConfigError, RunFolderError
+from difnet.maths.digest import intact, sealed
 from difnet.record.events import Event, from_dict
+from difnet.system.holding import in_use, is_held
 
 
 class TaskScore(NamedTuple):
@@ -42,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
     if not isinstance(document, dict):
         raise RunFolderError(f"{path} is damaged: expected an object, got {type(document).__name__}")
@@ -56,7 +59,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
 
 
@@ -76,7 +79,7 @@ def parse_event(path: Path, number: int, line: bytes) -> Event:
     """
     try:
         return from_dict(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"unknown kind of event {error}" if isinstance(error, KeyError) else error
         raise RunFolderError(
             f"{path}, line {number}: {reason}. Either the file is damaged or a newer difnet wrote it."
@@ -105,18 +108,23 @@ def read_scores(path: Path) -> list[TaskScore]:
 
 
 def make_folder(config: RunConfig, now: datetime) -> Path:
-    """A new folder for a run, and `latest` beside it pointing there.
+    """A new folder for a run, and `latest` beside it pointing there; an older run of that name keeps its own.
 
-    Raises: ConfigError, if it cannot be written.
+    Raises: ConfigError, if it cannot be written; RunFolderError, if a run of that name still goes on.
     """
     stem = config.topology if config.topology.replace("-", "").isalnum() else Path(config.topology).stem.split("(")[0]
-    name = config.name or f"{now:%Y-%m-%d_%H-%M-%S}_{stem}_{config.algorithm.name.rpartition(':')[2]}_s{config.seed}"
+    what = re.sub(r"[^\w.-]", "-", f"{stem[:60]}_{config.algorithm.name.rpartition(':')[2][:60]}", flags=re.ASCII)
+    name = config.name or f"{now:%Y-%m-%d_%H-%M-%S}_{what}_s{config.seed}"
     runs = Path(config.runs)
     try:
         folder = runs / name
-        if folder.exists():
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if config.name and is_held(folder):
+                raise RunFolderError(in_use(folder)) from None
             folder = runs / f"{name}_{secrets.token_hex(2)}"
-        folder.mkdir(parents=True)
+            folder.mkdir()
         latest = runs / f".latest-{secrets.token_hex(4)}"
         latest.symlink_to(folder.name)
         latest.replace(runs / "latest")
@@ -156,5 +164,22 @@ def json_line(record: dict[str, Any]) -> str:
 
 
 def tensor_bytes(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    """A safetensors file; and not by its own writer, whose files only their owner can read."""
+    """A safetensors file with the tensors' digest; not by its own writer, whose files only their owner can read."""
+    metadata = metadata | sealed(tensors)
     return safetensors.numpy.save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors in a file of `tensor_bytes`, or of an older difnet, which gave them no digest.
+
+    Raises: RunFolderError, if it is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise RunFolderError(f"{path} is no safetensors file, or is damaged: {error}; copy it again") from error
+    if not intact(tensors, metadata):
+        raise RunFolderError(f"{path} is damaged: its values are not those that were written; copy it again")
+    return tensors

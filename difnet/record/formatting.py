@@ -64,6 +64,15 @@ def energy_text(energy: Mapping[str, Any] | None) -> str:
     return f"{number_text(energy['joules'])} J ({source}, {energy.get('quality') or 'quality unknown'})"
 
 
+def harmless(text: str) -> str:
+    """The text line by line, a blank in the place of what would move a cursor, colour a screen or turn writing round.
+
+    >>> harmless("a red" + chr(27) + "[31m name")
+    'a red [31m name'
+    """
+    return "\n".join("".join(c if c.isprintable() else " " for c in line.expandtabs()) for line in text.split("\n"))
+
+
 def printable(text: str) -> str:
-    """The text on one line, without what would move a cursor."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """The same on one line."""
+    return " ".join(harmless(text).split())

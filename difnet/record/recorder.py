@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,11 +39,13 @@ from difnet.record.events import (
     Validated,
 )  # fmt: skip
 from difnet.record.files import csv_text, finite_or_none, json_line, make_folder, tensor_bytes
+from difnet.record.formatting import bytes_text
 from difnet.record.summary import Facts, busiest, summarise
 from difnet.record.tally import ModelAt, ScoredModel, Tally, over_agents, over_tasks
 from difnet.system.energy import Meters
 from difnet.topology import Topology
 
+LOG_BYTES = 16 * 2**20  # of what an agent prints, kept
 MOST_SAVING = 0.05  # of the time goes into saving launch models on the way
 
 
@@ -61,6 +64,8 @@ class Recorder:
         self._at_target: dict[str, Any] | None = None
         self._states: dict[int, np.ndarray] = {}
         self._tested: list[Tested] = []
+        self._logged: Counter[int] = Counter()  # bytes that each agent has printed and that are kept,
+        self._dropped: Counter[int] = Counter()  # and others
         self.meters = Meters()
         self.refused_control = 0  # messages to the launcher that were dropped
         self._preparation_joules: float | None = None
@@ -80,21 +85,28 @@ class Recorder:
             c.iterations, c.outer_lr, c.seed, self.started_at.isoformat(timespec="seconds"),
         ))  # fmt: skip
 
-    def emit(self, event: Event) -> None:
-        """Record a network-level event, and pass it on; with a note before it where others are missing."""
-        missing, told = self._gap, [event]
+    def emit(self, event: Event, kept: Event | None = None) -> None:
+        """Record a network-level event, and pass it on; with a note before it where others are missing.
+
+        Args: `kept`, what is recorded in its place; None: itself.
+        """
+        missing, first = self._gap, list[Event]()
         if missing:
-            told = [Note(f"{missing} events are missing here: {self.disk.why}", self.seconds()), event]
-        if self.disk.append("events.jsonl", "".join(json_line(e.to_dict()) for e in told)):
+            first = [Note(f"{missing} events are missing here: {self.disk.why}", self.seconds())]
+        if self.disk.append("events.jsonl", "".join(json_line(e.to_dict()) for e in [*first, kept or event])):
             self._gap -= missing
         else:
-            self._gap, told = self._gap + 1, [event]
-        for each in told:
+            self._gap, first = self._gap + 1, []
+        for each in [*first, event]:
             self._listen(each)
 
-    def note(self, text: str) -> None:
-        """Record something that a person wants to know."""
-        self.emit(Note(text, self.seconds()))
+    def note(self, text: str, secret: str = "") -> None:
+        """Record something that a person wants to know.
+
+        Args: `secret`, a part of it that is told to those who listen, and kept off the record.
+        """
+        told = Note(text, self.seconds())
+        self.emit(told, replace(told, text=text.replace(secret, "…")) if secret else None)
 
     @property
     def ready_s(self) -> float | None:
@@ -157,8 +169,22 @@ class Recorder:
             self._save_state(event, tensors)
 
     def log(self, agent: int, text: str) -> None:
-        """Keep what an agent's process printed."""
-        self._keep(agent, "log.txt", text)
+        """Keep what an agent's process printed, the first LOG_BYTES of it; of the rest it is told how much it was."""
+        size = len(text.encode())
+        if not self._dropped[agent]:
+            kept = text.encode()[: LOG_BYTES - self._logged[agent]].decode(errors="ignore")
+            self._keep(agent, "log.txt", kept)
+            size -= len(kept.encode())
+            self._logged[agent] += len(kept.encode())
+            if size:
+                self._keep(agent, "log.txt", f"\n[difnet: what agent {agent} prints from here on is not kept]\n")
+                self.note(f"agent {agent} has printed more than {bytes_text(LOG_BYTES)}; the rest is not kept")
+        self._dropped[agent] += size
+
+    def _tell_what_was_dropped(self) -> None:
+        for agent, size in self._dropped.items():
+            if size:
+                self._keep(agent, "log.txt", f"[difnet: {size} bytes were not kept]\n")
 
     def lose(self, agents: Sequence[int], status: str, log_tail: str = "", incarnation: int | None = None) -> None:
         """The processes of some agents, together, ended before the run did; successors may have been heard of already.
@@ -233,6 +259,7 @@ class Recorder:
         g = self.tally
         seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
+        self._tell_what_was_dropped()
         self._save_held()
         self._save_launch_model(self._launch_model())
         self._write_edges()
@@ -347,8 +374,6 @@ class Recorder:
         rows = sorted((e.agent, e.neighbour, e.payload_bytes, e.wire_bytes if on_wire else "", e.messages)
                       for e in self.tally.edges)  # fmt: skip
         self._write_table("edges.csv", ("from", "to", "payload_bytes", "wire_bytes", "messages"), rows)
-
-
 
 
 def _folder_of(agent: int) -> str:

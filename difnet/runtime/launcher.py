@@ -19,6 +19,7 @@ from difnet.record.events import Event
 from difnet.record.recorder import Recorder
 from difnet.record.tally import ScoredModel
 from difnet.runtime.standstill import Standstill
+from difnet.system.holding import hold
 from difnet.system.lifetime import how_it_ended, raise_file_limit, say_alive, stop_signals
 from difnet.system.limits import scarce
 from difnet.topology import Topology
@@ -54,10 +55,11 @@ def _launch(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, Any
             "run": recorder.folder.name, "version": __version__, "config": config.model_dump(exclude_none=True),
             "topology": topology.to_dict(), "hashes": hashes(topology),
         }  # fmt: skip
-        recorder.start()
-        for line in hosts.start(Contract(recorder.folder.name, registry.endpoint, token)).splitlines():
-            recorder.note(line)
-        return Launch(config, recorder, registry, hosts, stop).until_done()
+        with hold(recorder.folder, recorder.note):
+            recorder.start()
+            for line in hosts.start(Contract(recorder.folder.name, registry.endpoint, token)).splitlines():
+                recorder.note(line, secret=token)
+            return Launch(config, recorder, registry, hosts, stop).until_done()
 
 
 def plan(config: RunConfig) -> str:

@@ -28,6 +28,7 @@ from difnet.record.recorder import Recorder
 from difnet.runtime.account import Account, Served, Usage
 from difnet.runtime.stacked import Adapt, batched, exact, mixing_of, row_of, rows_of, stack_states, with_rows
 from difnet.runtime.testing import check_target, score_models
+from difnet.system.holding import hold
 from difnet.system.lifetime import stop_signals
 from difnet.system.machine import cores, cpu_seconds, environment, memory_peak, memory_pss, torch_settings
 from difnet.system.progress import as_lines, progress_to
@@ -57,7 +58,14 @@ def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, A
         workload = build(config, topology.agents, topology.hub, topology.owners)
         check_target(workload)
         recorder = Recorder(config, topology, "simulate", listen)
-        recorder.start()
+    with hold(recorder.folder, recorder.note):
+        return _recorded(workload, topology, recorder)
+
+
+def _recorded(workload: Workload, topology: Topology, recorder: Recorder) -> dict[str, Any]:
+    config = workload.config
+    recorder.start()
+    with progress_to(as_lines(recorder.note)):
         kernels = compile_kernels(workload, recorder.note)
     adapt = exact(workload, kernels) if config.simulator == "exact" else batched(workload, recorder.note)
     recorder.ready({**describe(workload, kernels), "environment": environment()})

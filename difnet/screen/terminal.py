@@ -188,13 +188,15 @@ def print_table(header: list[str] | None, rows: list[list[Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from difnet.record.formatting import harmless
+
     console = Console(highlight=False, soft_wrap=False)
     table = Table(box=None, show_header=header is not None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for place, word in enumerate(header or [""] * len(rows[0])):
         numbers = bool(rows) and all(isinstance(row[place], int) for row in rows)
         table.add_column(word, style="bold" if place == 0 else "", justify="right" if numbers else "left")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else harmless(str(cell))) for cell in row))
     if not console.is_terminal:
         console.width = 200
     console.print(table)

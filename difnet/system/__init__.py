@@ -1,4 +1,5 @@
-"""What has this machine, and what does a process ask of it? Signals, folders, programs, processor time, energy.
+"""What has this machine, and what does a process ask of it? Signals, folders and who holds them, programs, processor
+time, energy.
 
 Imports: errors.
 """

@@ -1,6 +1,7 @@
 """Where does difnet keep what it makes, and what is tidied up after those who cannot do it?"""
 
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,11 @@ def cache_folder() -> Path:
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "difnet"
     )
     return Path(base) / "kernels"
+
+
+def running_folder() -> Path:
+    """Where what runs on this machine is listed, for this user alone: beside the kernels, which outlives a login."""
+    return cache_folder().parent / "running" / f"{os.getuid()}@{platform.node()}"
 
 
 def own_prefix(prefix: str) -> str:

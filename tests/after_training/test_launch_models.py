@@ -18,6 +18,7 @@ from difnet.launch_models import read
 from difnet.maths.flat import FlatModel
 from difnet.models.conv4 import conv4
 from difnet.models.mlp import mlp
+from difnet.record.files import tensor_bytes
 from difnet.workload.building import build
 
 MLP = {"name": "mlp", "options": {"hidden": [5]}}
@@ -359,6 +360,25 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, how, said):
     with pytest.raises(RunFolderError, match=said) as caught:
         read(tmp_path / "a.safetensors")
     assert "a.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["run", "export", "fit"])
+def test_a_flipped_bit_of_a_launch_model_is_noticed(tmp_path, how):
+    """Whoever wrote it; a file that has no digest, an older one, is read as it stands."""
+    tensors = learnt_file(tmp_path / "old.safetensors", mlp(hidden=(5,)), MLP)
+    learnt, path = read(tmp_path / "old.safetensors"), tmp_path / "new.safetensors"
+    if how == "run":
+        path.write_bytes(tensor_bytes(tensors, {name: json.dumps(value) for name, value in learnt.about.items()}))
+    elif how == "export":
+        export(learnt, "safetensors", path)
+    else:
+        write(learnt, path)
+    assert torch.equal(read(path).w, learnt.w)
+    flipped = bytearray(path.read_bytes())
+    flipped[-3] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(RunFolderError, match=r"new\.safetensors is damaged: its values are not those"):
+        read(path)
 
 
 def test_a_model_of_a_module_that_is_not_here_is_refused_by_name(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from difnet.config import load
+from difnet.record import recorder as module
 from difnet.record.events import Progress, Snapshot
 from difnet.record.recorder import Recorder
 from difnet.system import energy
@@ -92,3 +93,38 @@ def test_the_losses_of_a_big_network_do_not_make_a_big_record(recorder):
     run = r.finish("failed")
     assert len(run["lost_agents"]) == 300 and len(run["losses"]) == 50
     assert len(json.dumps(run["losses"])) < 150_000
+
+
+@pytest.fixture
+def heard():
+    """What was told to those who listen."""
+    return []
+
+
+@pytest.fixture
+def small(tmp_path, heard):
+    config = load(settings={"topology": "ring6", "runs": str(tmp_path)})
+    return Recorder(config, networks.load("ring6"), "launch", heard.append)
+
+
+def test_what_an_agent_prints_is_kept_up_to_a_bound_and_the_rest_counted(monkeypatch, small, heard):
+    """Of another agent nothing is lost; no letter is cut in two."""
+    monkeypatch.setattr(module, "LOG_BYTES", 11)
+    for text in ("12345\n", "ääää\n", "more", "and more\n"):
+        small.log(3, text)
+    small.log(4, "12345678901")
+    small.finish("stopped")
+    told = (small.folder / "agents/003/log.txt").read_text().splitlines()
+    assert told == ["12345", "ää", "[difnet: what agent 3 prints from here on is not kept]",
+                    f"[difnet: {len('ää'.encode()) + 1 + 4 + 9} bytes were not kept]"]  # fmt: skip
+    assert (small.folder / "agents/004/log.txt").read_text() == "12345678901"
+    assert [e.text for e in heard if "printed more" in getattr(e, "text", "")] == [
+        "agent 3 has printed more than 11 B; the rest is not kept"]  # fmt: skip
+
+
+def test_a_secret_is_told_and_not_recorded(small, heard):
+    small.note("DIFNET_TOKEN=4f0c difnet host --agents 0", secret="4f0c")
+    small.note("an ordinary note")
+    assert heard[0].text == "DIFNET_TOKEN=4f0c difnet host --agents 0"
+    recorded = [json.loads(line) for line in (small.folder / "events.jsonl").read_text().splitlines()]
+    assert [e["text"] for e in recorded] == ["DIFNET_TOKEN=… difnet host --agents 0", "an ordinary note"]

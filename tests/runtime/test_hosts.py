@@ -2,13 +2,13 @@
 
 import os
 import random
+import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import wait
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,36 +269,42 @@ def test_an_agent_that_closes_its_outputs_costs_its_host_nothing():
 
 
 @pytest.mark.slow
-def test_two_hosts_of_one_machine_may_have_its_one_address(running, tmp_path):
+def test_two_hosts_of_one_machine_may_have_its_one_address(running, monkeypatch):
     """What they are called must not be what they advertise: each has agents of its own."""
     registry = f"tcp://127.{random.randrange(2, 250)}.{random.randrange(250)}.{random.randrange(2, 250)}:5600"
+    monkeypatch.setenv("DIFNET_TOKEN", "sesame")
     launcher = running("launch", "--topology", "path_graph(n=2)", "--engine", "eager", "--hosts-expected", "2",
                        "--registry", registry, "--iterations", "5", "--eval-tasks", "2", "--quiet")  # fmt: skip
-    token = until(lambda: token_told(tmp_path), "the commands")
-    hosts = [running("host", "--agents", str(k), "--registry", registry, "--token", token, "--advertise", "localhost")
-             for k in (1, 0)]  # fmt: skip
+    hosts = [running("host", "--agents", str(k), "--registry", registry, "--advertise", "localhost") for k in (1, 0)]
     _, err = launcher.communicate(timeout=60)
     assert launcher.returncode == 0, err
     assert [host.wait(20) for host in hosts] == [0, 0]
 
 
 @pytest.mark.slow
-def test_a_host_that_never_comes_ends_the_waiting_with_who_is_missing(running, tmp_path):
+def test_a_host_that_never_comes_ends_the_waiting_with_who_is_missing(running, monkeypatch):
     """Half of the agents are there, and their host is heard every second; that is no progress.
 
     An address of this machine's loopback that nobody else has taken keeps other tests' launchers apart.
     """
     registry = f"tcp://127.{random.randrange(2, 250)}.{random.randrange(250)}.{random.randrange(2, 250)}:5600"
+    monkeypatch.setenv("DIFNET_TOKEN", "sesame")
     launcher = running("launch", "--topology", "path_graph(n=4)", "--engine", "eager", "--hosts-expected", "2",
                        "--registry", registry, "--set", "ready_timeout_s=15", "--quiet")  # fmt: skip
-    host = running("host", "--agents", "0-1", "--registry", registry, "--token",
-                   until(lambda: token_told(tmp_path), "the commands"))  # fmt: skip
+    host = running("host", "--agents", "0-1", "--registry", registry)
     _, err = launcher.communicate(timeout=60)
     assert launcher.returncode == 1 and "gave up: 1/2 hosts, 2/4 agents here" in err
     assert host.wait(20) == 1
 
 
-def token_told(folder: Path) -> str:
-    """What the launcher has the user set on each host."""
-    told = [e["text"] for e in events(folder, "Note") if "DIFNET_TOKEN=" in e["text"]]
-    return told[-1].partition("DIFNET_TOKEN=")[2].split()[0] if told else ""
+def test_the_token_is_told_to_the_user_and_stands_in_no_file_of_the_run(running, tmp_path, monkeypatch):
+    """Anybody may read a run folder."""
+    monkeypatch.delenv("DIFNET_TOKEN", raising=False)
+    registry = f"tcp://127.{random.randrange(2, 250)}.{random.randrange(250)}.{random.randrange(2, 250)}:5600"
+    launcher = running("launch", "--topology", "path_graph(n=4)", "--hosts-expected", "2", "--registry", registry,
+                       "--json")  # fmt: skip
+    until(lambda: [e for e in events(tmp_path, "Note") if "DIFNET_TOKEN=…" in e["text"]], "the commands")
+    launcher.send_signal(signal.SIGINT)
+    _, err = launcher.communicate(timeout=60)
+    token = re.findall(r"DIFNET_TOKEN=([0-9a-f]{32}) difnet host", err)[0]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
