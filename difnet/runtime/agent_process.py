@@ -15,6 +15,7 @@ from difnet.exchange.control import Control
 from difnet.exchange.links import Identity, Link, Patience, links_of
 from difnet.exchange.transport import Transport
 from difnet.maths.combine import column
+from difnet.maths.robust import rule
 from difnet.record.events import NeighbourLost, TrainedAlone
 from difnet.runtime.reporter import Reporter
 from difnet.runtime.star import Call, Client, Hub
@@ -91,7 +92,13 @@ def _diffuse(k: int, assignment: Assignment, transport: Transport, reporter: Rep
     workload, config = assignment.workload, assignment.workload.config
     first = int(workload.offline_steps > 0)
     weights = column(assignment.topology.A, k)
-    share = agent.sharing(k, weights, lambda i, phi: transport.exchange(first + i, phi))
+
+    def exchange(i: int, phi: np.ndarray) -> dict[int, np.ndarray]:
+        heard = transport.exchange(first + i, phi)
+        reporter.watch(i + 1, phi, heard)
+        return heard
+
+    share = agent.sharing(k, weights, exchange, rule(config.combine))
     state = _start(k, assignment, reporter)
     if first:
         state = workload.algorithm.combine(state, share(-1, state.phi))

@@ -20,7 +20,7 @@ from difnet.record.recorder import Recorder
 from difnet.record.tally import ScoredModel
 from difnet.system.lifetime import raise_file_limit, say_alive, stop_signals
 from difnet.topology import Topology
-from difnet.topology.networks import load
+from difnet.topology.networks import of_run
 
 PULSE_S, SAY_S, LAST_WORDS_S = 1.0, 0.5, 1.0
 
@@ -53,7 +53,7 @@ def plan(config: RunConfig) -> str:
 
 
 def _planned(config: RunConfig) -> tuple[Topology, Place]:
-    topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
+    topology = of_run(config)
     return topology, catalog.load("places", config.place)(config, topology.agents)
 
 
