@@ -8,6 +8,7 @@ from torch import Tensor
 
 from difnet.algorithms import Info, Server, State
 from difnet.maths.combine import mix
+from difnet.maths.robust import Rule
 from difnet.meta import Tasks
 
 Adapt = Callable[[State, Tasks], tuple[State, Info]]
@@ -18,12 +19,12 @@ Exchange = Callable[[int, np.ndarray], Mapping[int, np.ndarray]]  # (iteration, 
 Observe = Callable[[int, State, Info], bool]  # (iterations done, state, what the step reports) -> go on?
 
 
-def sharing(k: int, weights: Mapping[int, float], exchange: Exchange) -> Share:
-    """Exchange and mix as one function of agent k. `weights` is column k of A."""
+def sharing(k: int, weights: Mapping[int, float], exchange: Exchange, rule: Rule = mix) -> Share:
+    """Exchange and mix as one function of agent k. `weights` is column k of A, `rule` how it combines."""
 
     def share(i: int, phi: Tensor) -> Tensor:
         own = phi.numpy()
-        return aligned(mix(weights, k, own, exchange(i, own)))
+        return aligned(rule(weights, k, own, exchange(i, own)))
 
     return share
 

@@ -81,6 +81,14 @@ def _init(value: str) -> str:
     return f"{FROM}{Path(path).expanduser().resolve()}"
 
 
+def _combine(value: str) -> str:
+    """The name of a rule of `maths.robust`."""
+    if re.fullmatch(r"mean|clip|median|trim:[1-9]\d{0,5}", value):
+        return value
+    raise ValueError(f"{value!r} is none of mean, clip, median and trim:b, where b neighbours of an agent may lie; try "
+                     f"trim:1")  # fmt: skip
+
+
 Plugin = Annotated[Choice, BeforeValidator(_choice)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -130,6 +138,7 @@ class RunConfig(BaseModel):
     strategy: Literal["diffusion", "cta", "centralised", "fully-connected", "noncooperative"] = "diffusion"
     mode: Literal["sync", "async"] = "sync"
     staleness: Annotated[int, Field(ge=0)] = 4
+    combine: Annotated[str, AfterValidator(_combine)] = "mean"  # by A; or "clip", "trim:b", "median": some may lie
     # what is learnt
     algorithm: Plugin = Choice(name="dif-maml")
     task: Plugin = Choice(name="sinusoid")
@@ -203,6 +212,9 @@ class RunConfig(BaseModel):
                              f"its own; leave one of the two away")  # fmt: skip
         if self.mode == "async" and self.strategy in ("centralised", "noncooperative"):
             raise ValueError(f"mode 'async' needs neighbours that may lag: strategy {self.strategy!r} has none")
+        if self.combine != "mean" and self.strategy in ("centralised", "noncooperative"):
+            raise ValueError(f"combine {self.combine!r} needs neighbours, and strategy {self.strategy!r} has none; "
+                             f"leave one of the two away")  # fmt: skip
         if list(self.eval_steps) != sorted(set(self.eval_steps)):
             raise ValueError(f"eval_steps must ascend, got {list(self.eval_steps)}; try {sorted(set(self.eval_steps))}")
         return self

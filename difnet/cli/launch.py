@@ -32,6 +32,7 @@ def command(ready_made: str | None, **given: Any) -> int:
       difnet launch --topology "cycle_graph(n=6)" --iterations 300 --json
       difnet launch paper6 --seed 1
       difnet launch --topology ring6 --set algorithm.inner=reptile --optimizer sgd --outer-lr 0.1
+      difnet launch --topology complete10 --combine trim:1
       difnet launch --topology star10 --algorithm fedmeta --set algorithm.inner=meta-sgd --set server.clients=4
       difnet launch --topology star10 --algorithm fedavg --task synthetic --target accuracy=0.6
       difnet launch --topology ring40 --hosts-expected 3 --dry-run

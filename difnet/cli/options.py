@@ -27,6 +27,7 @@ WORDS = [
     click.option("--outer-lr", type=float, help="Rate of the outer step.  [0.001]"),
     click.option("--optimizer", help="sgd, momentum, adam, yogi or adagrad, outer step.  [adam]"),
     click.option("--mode", help="sync or async rounds.  [sync]"),
+    click.option("--combine", metavar="RULE", help="mean, or where some may lie clip, trim:b or median.  [mean]"),
     click.option("--staleness", type=int, help="Rounds a state may be old in async rounds.  [4]"),
     click.option("--eval-every", type=int, help="Iterations between two validations.  [200]"),
     click.option("--measure-every", type=int, help="Iterations between two consensus errors.  [eval-every / 10]"),

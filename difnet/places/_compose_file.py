@@ -100,8 +100,7 @@ def network(config: RunConfig) -> Network:
     """
     from difnet.topology import networks
 
-    named = networks.load(config.topology, agents=config.agents, weights=config.weights)
-    return Network(config, named.with_strategy(config.strategy).agents)
+    return Network(config, networks.of_run(config).agents)
 
 
 def exported(main: Network, others: Mapping[str, Network], image: str = IMAGE, beside: Path | None = None) -> str:

@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
+import numpy as np
 from torch import Tensor
 
 from difnet import agent
@@ -16,6 +16,7 @@ from difnet.exchange.control import Control
 from difnet.exchange.links import Identity, Link, Patience, links_of
 from difnet.exchange.transport import Return, Transport
 from difnet.maths.combine import column
+from difnet.maths.robust import rule
 from difnet.record.events import AgentReturned, NeighbourBack, NeighbourLost, TrainedAlone
 from difnet.runtime.among_equals import AmongEquals, mean_of
 from difnet.runtime.reporter import Reporter
@@ -103,11 +104,19 @@ def _diffuse(me: Identity, assignment: Assignment, transport: Transport, reporte
     first = int(workload.offline_steps > 0)
     weights = column(assignment.topology.A, k)
 
+    def mixing(exchange: agent.Exchange) -> agent.Share:
+        def watched(i: int, phi: np.ndarray) -> Mapping[int, np.ndarray]:
+            heard = exchange(i, phi)
+            reporter.watch(i + 1, phi, heard)
+            return heard
+
+        return agent.sharing(k, weights, watched, rule(config.combine))
+
     def tell(due: int, back: Return) -> None:
         model = f"the mean of agents {listed(back.states)}" if back.states else "its own model"
         reporter.say(AgentReturned(k, me.incarnation, back.round - first, back.round - first - due, model))
 
-    equals = AmongEquals(transport, partial(agent.sharing, k, weights), tell, first=first, patience_s=config.return_s)
+    equals = AmongEquals(transport, mixing, tell, first=first, patience_s=config.return_s)
     start, state = 0, None
     if me.incarnation:
         start, w = _come_back(me, assignment, transport, reporter, first)

@@ -23,7 +23,7 @@ from difnet.system.holding import hold
 from difnet.system.lifetime import how_it_ended, raise_file_limit, say_alive, stop_signals
 from difnet.system.limits import scarce
 from difnet.topology import Topology
-from difnet.topology.networks import load
+from difnet.topology.networks import of_run
 
 PULSE_S, SAY_S, LAST_WORDS_S = 1.0, 0.5, 1.0
 STOP_S = 10.0  # how long agents that are asked to stop are waited for
@@ -68,7 +68,7 @@ def plan(config: RunConfig) -> str:
 
 
 def _planned(config: RunConfig) -> tuple[Topology, Place]:
-    topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
+    topology = of_run(config)
     return topology, catalog.load("places", config.place)(config, topology.agents)
 
 

@@ -1,13 +1,16 @@
 """What does an agent tell of itself while it runs, and when is it told to end?"""
 
 import time
+from collections.abc import Mapping
 
+import numpy as np
 from torch import Tensor
 
 from difnet.algorithms import Info, State
 from difnet.errors import DifnetError
 from difnet.exchange.control import Control
 from difnet.exchange.transport import Transport
+from difnet.maths.robust import TIMES, outsized
 from difnet.record.events import Edge, Event, Finished, Snapshot
 from difnet.runtime.account import Account, Served, Usage
 from difnet.runtime.star import Hub
@@ -37,6 +40,7 @@ class Reporter:
         self._count = 0
         self._pss: int | None = None
         self._reported_at = self._weighed_at = 0.0
+        self._named: set[int] = set()  # neighbours whose states were told to be too long
         self.hub: Hub | None = None  # if this agent is the one that serves
         self.steps = 0
         self.iteration, self.state = 0, workload.first_state(k)
@@ -65,6 +69,19 @@ class Reporter:
         if time.monotonic() - self._reported_at > PROGRESS_S:
             self.progress()
         return True
+
+    def watch(self, iteration: int, phi: np.ndarray, heard: Mapping[int, np.ndarray]) -> None:
+        """Tell, once of each neighbour, whose state is far too long to be like the others'."""
+        rule = self._workload.config.combine
+        then = "it is combined all the same; --combine clip, trim:b or median bound what it does"
+        for neighbour in outsized(phi, heard):
+            if neighbour not in self._named:
+                self._named.add(neighbour)
+                length = float(np.linalg.norm(heard[neighbour].astype(np.float64)))
+                self._control.say("note", {"text": (
+                    f"agent {self._k}, iteration {iteration}: neighbour {neighbour} sent a state of norm {length:.3g}, "
+                    f"over {TIMES:.0f} times the agent's own and the others' usual one; it may be faulty, or lie: "
+                    f"{then if rule == 'mean' else f'combine {rule!r} bounds what it does'}")})  # fmt: skip
 
     def evaluate(self, iteration: int, state: State) -> None:
         """Test the launch model on the network's validation tasks, and send both the figures and the model."""

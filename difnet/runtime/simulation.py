@@ -33,7 +33,7 @@ from difnet.system.lifetime import stop_signals
 from difnet.system.machine import cores, cpu_seconds, environment, memory_peak, memory_pss, torch_settings
 from difnet.system.progress import as_lines, progress_to
 from difnet.topology import Topology
-from difnet.topology.networks import load
+from difnet.topology.networks import of_run
 from difnet.workload import Workload
 from difnet.workload.building import build
 from difnet.workload.kernels import Kernels, compile_kernels, describe
@@ -53,7 +53,7 @@ def simulate(config: RunConfig, listen: Callable[[Event], None] = lambda event: 
 
 
 def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, Any]:
-    topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
+    topology = of_run(config)
     with progress_to(as_lines(lambda text: listen(Note(text, 0.0)))):
         workload = build(config, topology.agents, topology.hub, topology.owners)
         check_target(workload)

@@ -13,7 +13,8 @@ from torch.func import vmap
 
 from difnet.algorithms import Info, State
 from difnet.config import RunConfig
-from difnet.maths.combine import PaddedWeights, column, mix, mix_all, padded
+from difnet.maths.combine import PaddedWeights, column, mix_all, padded
+from difnet.maths.robust import rule
 from difnet.maths.seeding import Purpose, generator
 from difnet.meta import Tasks
 from difnet.topology import Topology
@@ -131,15 +132,31 @@ class BlockStream:
 
 
 def mixing_of(config: RunConfig, topology: Topology) -> Mix:
-    """How all agents combine: at once, or with the delays of asynchronous rounds."""
+    """How all agents combine: at once, or agent after agent by another rule or with asynchronous delays."""
     if config.mode == "async":
         return delayed_mixing(config, topology)
+    if config.combine != "mean":
+        return mixing_by_agent(config, topology)
     dtype = np.dtype(config.dtype)
     rows = padded(topology.A, dtype)
     if config.device == "cpu":
         return lambda i, phi: torch.from_numpy(mix_all(rows, phi.numpy()))
     there = PaddedWeights(*(torch.from_numpy(part).to(config.device) for part in rows))
     return lambda i, phi: mix_all(there, phi)
+
+
+def mixing_by_agent(config: RunConfig, topology: Topology) -> Mix:
+    """The run's rule for agent after agent, everybody heard: on the CPU, wherever the states are."""
+    combined = rule(config.combine)
+    columns = [column(topology.A, k) for k in range(topology.agents)]
+
+    def mixed(i: int, phi: Tensor) -> Tensor:
+        states = phi.cpu().numpy()
+        rows = [combined(columns[k], k, states[k], {l: states[l] for l in columns[k] if l != k})
+                for k in range(len(states))]  # fmt: skip
+        return torch.from_numpy(np.stack(rows)).to(phi.device)
+
+    return mixed
 
 
 def delayed_mixing(config: RunConfig, topology: Topology) -> Mix:
@@ -150,11 +167,12 @@ def delayed_mixing(config: RunConfig, topology: Topology) -> Mix:
     """
     history: list[np.ndarray] = []
     columns = [column(topology.A, k) for k in range(topology.agents)]
+    combined = rule(config.combine)
 
     def mixed(i: int, phi: Tensor) -> Tensor:
         history.append(phi.cpu().numpy())
         del history[: -config.staleness - 1]
-        rows = [mix(columns[k], k, history[-1][k], dict(heard(i, k))) for k in range(len(phi))]
+        rows = [combined(columns[k], k, history[-1][k], dict(heard(i, k))) for k in range(len(phi))]
         return torch.from_numpy(np.stack(rows)).to(phi.device)
 
     def heard(i: int, k: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -14,8 +14,9 @@ import networkx as nx
 import tomli_w
 
 from difnet import catalog
-from difnet.config import read_toml
+from difnet.config import RunConfig, read_toml
 from difnet.errors import TopologyError, did_you_mean
+from difnet.maths.robust import least_neighbours
 from difnet.topology import Topology, generators, graph_formats, graphs, known_rules, make
 from difnet.topology.weights import RULES
 
@@ -50,6 +51,21 @@ def load(spec: str, *, agents: int | None = None, weights: str | None = None) ->
         raise TopologyError(
             f"topology {topology.name!r} has {topology.agents} agents, not {agents}. {_of_size(topology, agents)}"
         )
+    return topology
+
+
+def of_run(config: RunConfig) -> Topology:
+    """The network of a run: the one that it names, under its strategy.
+
+    Raises: as `load`, and TopologyError, if an agent has too few neighbours for the run's rule to combine by.
+    """
+    topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
+    if least := least_neighbours(config.combine):
+        k = min(range(topology.agents), key=lambda k: len(topology.hears(k)))
+        if (heard := len(topology.hears(k))) < least:
+            raise TopologyError(f"combine {config.combine!r} needs {least} or more neighbours at every agent, and "
+                                f"agent {k} of {topology.name!r} hears {heard}; give a network with more edges, a "
+                                f"smaller number after trim:, or --combine clip")  # fmt: skip
     return topology
 
 

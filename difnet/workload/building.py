@@ -100,6 +100,10 @@ def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int |
     if config.mode == "async" or config.strategy == "cta":
         what = "mode 'async'" if config.mode == "async" else "strategy 'cta'"
         raise ConfigError(f"{what} has no meaning with a server: give server.deadline_s to go on without late clients")
+    if config.combine != "mean":
+        raise ConfigError(f"combine {config.combine!r} is for agents that hear each other, and here agent {hub} serves "
+                          f"and takes the mean of its clients; leave --combine away, or use --algorithm dif-maml on "
+                          f"another topology")  # fmt: skip
     if algorithm.needs_hub and config.local_steps > 1:
         raise ConfigError(f"algorithm {name!r} sends a gradient, which takes one local step, got --local-steps "
                           f"{config.local_steps}; try --tasks {config.tasks * config.local_steps}")  # fmt: skip

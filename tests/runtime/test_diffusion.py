@@ -23,6 +23,7 @@ from difnet.algorithms.dif_maml import dif_maml
 from difnet.maths.combine import column, mix_all, padded
 from difnet.maths.flat import FlatModel
 from difnet.maths.mixing import disagreement, mixing_rate, perron
+from difnet.maths.robust import rule
 from difnet.meta import Tasks, maml
 from difnet.record.events import Finished
 from difnet.runtime import stacked
@@ -47,7 +48,8 @@ def one_thread():
     torch.set_grad_enabled(before[1])
 
 
-def run_agents(network, states, adapt, combine, tasks, *, iterations, local_steps=1, strategy="diffusion"):
+def run_agents(network, states, adapt, combine, tasks, *, iterations, local_steps=1, strategy="diffusion",
+               combined="mean"):  # fmt: skip
     """`agent.run` in a thread for each agent; what they send lies on a board, two rounds deep."""
     board, meeting = [{}, {}], threading.Barrier(network.agents, timeout=60)
     computing = threading.Lock()  # a module is no function while `functional_call` is in it
@@ -65,7 +67,7 @@ def run_agents(network, states, adapt, combine, tasks, *, iterations, local_step
             with computing:
                 return adapt(k)(state, tasks)
 
-        share = agent.sharing(k, column(network.A, k), exchange_of(k))
+        share = agent.sharing(k, column(network.A, k), exchange_of(k), rule(combined))
         try:
             return agent.run(alone, combine, states[k], tasks(k), share, iterations=range(iterations),
                              local_steps=local_steps, combine_first=strategy == "cta",
@@ -309,7 +311,7 @@ def by_agents(workload, steps, network):
     c = workload.config
     return run_agents(network, states_of(workload), lambda k: steps.adapt, workload.algorithm.combine,
                       lambda k: TaskStream(workload, k), iterations=c.iterations, local_steps=c.local_steps,
-                      strategy=c.strategy)  # fmt: skip
+                      strategy=c.strategy, combined=c.combine)  # fmt: skip
 
 
 def of(config_, spec="ring6"):
@@ -463,9 +465,11 @@ def test_local_steps_are_as_many_adapts_between_two_exchanges(runtime, strategy)
 @pytest.mark.parametrize("settings", [
     {"dtype": "float32", "optimizer": "adam", "engine": "traced"},
     {"strategy": "cta", "init": "separate", "optimizer": "momentum"},
+    {"combine": "median", "init": "separate", "dtype": "float32"},
+    {"combine": "clip", "init": "separate"},
     pytest.param({"local_steps": 2, "dtype": "float32", "optimizer": "adam",
                   "algorithm": {"name": "dif-maml", "inner": "anil"}}, marks=pytest.mark.slow),
-], ids=["adam", "combine first", "local steps"])  # fmt: skip
+], ids=["adam", "combine first", "median", "clip", "local steps"])  # fmt: skip
 def test_the_exact_simulator_ends_in_the_bits_of_the_agents(settings):
     """Launch models and optimiser states alike, on the paper's six agents."""
     workload, network = sinusoids(**settings), networks.load("paper6")

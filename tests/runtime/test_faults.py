@@ -144,6 +144,29 @@ def test_an_error_in_a_users_own_task_is_shown_with_its_last_lines(difnet, tmp_p
     assert "agent 1" in done.err and "sample 17 is missing" in done.err
 
 
+@pytest.mark.slow
+def test_a_neighbour_whose_state_is_far_too_long_is_named_once_by_each_who_hears_it(difnet, tmp_path):
+    """Agent 1's own tasks have targets a billion times too large: its first state is finite, and not like the others'.
+
+    Nobody else is named, and the run goes on.
+    """
+    (tmp_path / "mine.py").write_text(
+        "from difnet.tasks.sinusoid import Sinusoid\n"
+        "class Mine(Sinusoid):\n"
+        "    def draw(self, agent, count, rng):\n"
+        "        support, query = super().draw(agent, count, rng)\n"
+        "        return support, (query[0], query[1] * (1e9 if agent == 1 else 1))\n"
+        "def mine(agents, shots, queries):\n"
+        "    return Mine(agents, shots, queries, (1.0, 2.0), (0.0, 1.0))\n"
+    )
+    done = difnet("launch", "--topology", "ring6", "--task", "mine:mine", "--iterations", "2", "--engine", "eager",
+                  "--optimizer", "sgd", "--eval-tasks", "2", "--combine", "median", "--quiet")  # fmt: skip
+    assert done.status == 0, done.err
+    told = [e["text"] for e in events(tmp_path, "Note") if "of norm" in e["text"]]
+    assert sorted(text.split(":")[0] for text in told) == ["agent 0, iteration 1", "agent 2, iteration 1"]
+    assert all("neighbour 1 sent" in text and "'median' bounds" in text for text in told)
+
+
 def test_a_second_agent_of_the_same_number_is_refused(tmp_path):
     """The registry names the agent that is there already; a message without the token is not even read."""
     from difnet.errors import DifnetError

@@ -33,6 +33,8 @@ def states(folder: str) -> dict[str, np.ndarray]:
         pytest.param(("--topology", "paper6", "--optimizer", "sgd", "--set", "transport=tcp"), marks=pytest.mark.slow),
         pytest.param(("--topology", "ring6", "--strategy", "cta", "--local-steps", "3"), marks=pytest.mark.slow),
         pytest.param(("--topology", "ring6", "--strategy", "fully-connected"), marks=pytest.mark.slow),
+        pytest.param(("--topology", "complete_graph(n=5)", "--combine", "trim:1"), marks=pytest.mark.slow),
+        pytest.param(("--topology", "paper6", "--combine", "clip", "--init", "separate"), marks=pytest.mark.slow),
         pytest.param(("--topology", "ring6", "--strategy", "centralised"), marks=pytest.mark.slow),
         pytest.param(("--topology", "paper6", "--strategy", "noncooperative"), marks=pytest.mark.slow),
         pytest.param(("--topology", "cycle_graph(n=5, directed=True)", "--set", "algorithm.inner=reptile"),
