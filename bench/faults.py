@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 
 WAIT_S, CALM_S = 120.0, 3.0
-WORDS = ["--iterations", "10000000", "--eval-every", "10000000", "--eval-tasks", "4", "--set", "test_tasks=0", "--quiet"]
+ENDLESS = "10000000"
+WORDS = ["--iterations", ENDLESS, "--eval-every", ENDLESS, "--eval-tasks", "4", "--set", "test_tasks=0", "--quiet"]
 
 
 class Network:
@@ -95,9 +96,12 @@ def killed(victims: list[int], restart: bool) -> str:
         for k in victims:
             os.kill(run.agents[k], signal.SIGKILL)
         ends = 2 * edges_of(victims, 40) - sum((v + 1) % 40 in victims for v in victims) * 2
-        lost = run.until("who misses them", lambda: [e for e in run.of("NeighbourLost", at) if e["agent"] not in victims]
-                         if len({(e["agent"], e["neighbour"]) for e in run.of("NeighbourLost", at)
-                                 if e["agent"] not in victims}) >= ends // 2 else None)  # fmt: skip
+
+        def missed() -> list[dict[str, Any]]:
+            told = {(e["agent"], e["neighbour"]): e for e in reversed(run.of("NeighbourLost", at))}
+            return [e for e in told.values() if e["agent"] not in victims]
+
+        lost = run.until("who misses them", lambda: found if len(found := missed()) >= ends // 2 else None)
         seen = max(e["at"] for e in lost) - at
         back = ""
         if restart:

@@ -151,6 +151,12 @@ class Neighbours:
             self.is_changed, self.is_alone = True, self.is_alone or not self.active
             self._on_lost(link, reason)
 
+    def go_ahead(self, link: Link) -> None:
+        """Tell the other end so, if we are in a later round than the one that it waits for us in."""
+        if link.first < self.next_round:
+            link.postpone(self.next_round)
+            self.send(link, "ahead", must=True, epoch=link.epoch, round=self.next_round)
+
     # who is there
 
     def _call(self, away: list[Link]) -> None:
@@ -259,6 +265,7 @@ class Neighbours:
             self.send(link, "joined", self._standing(), must=True, epoch=link.epoch, round=link.first)
         elif kind == "joined" and not link.dials and link.phase == JOINING and fields["epoch"] == link.epoch:
             self._begin(link, max(fields["round"], link.first), body)
+            self.go_ahead(link)
         elif kind == "bye":
             self.send(link, "seen")
             if fields["reason"] != "done":

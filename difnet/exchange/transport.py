@@ -215,7 +215,9 @@ class Transport:
             behind = max((link.first for link in neighbours.active), default=0) - neighbours.next_round
             if behind <= (0 if alone else self._catch_up):
                 return None
-            self._go_ahead(neighbours.next_round + behind)
+            self._next_is(neighbours.next_round + behind)
+            for link in neighbours.active:
+                neighbours.go_ahead(link)
             offered = {link.neighbour: link.offered for link in neighbours.active
                        if alone and link.hears and link.offered is not None}  # fmt: skip
             return Return(neighbours.next_round, offered)
@@ -245,13 +247,6 @@ class Transport:
             gathering = time.monotonic() + GATHER_S
             while any(link.may_return for link in self._links.values()) and time.monotonic() < gathering:
                 self._neighbours.service(BEAT_S / 5)
-
-    def _go_ahead(self, round_: int) -> None:
-        for link in self._neighbours.active:
-            if link.first < round_:
-                link.postpone(round_)
-                self._neighbours.send(link, "ahead", must=True, epoch=link.epoch, round=round_)
-        self._next_is(round_)
 
     def _next_is(self, round_: int) -> None:
         self._neighbours.next_round, self.round = round_, round_ - 1

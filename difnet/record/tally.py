@@ -113,7 +113,7 @@ class Tally:
     def reached(self, agent: int) -> int:
         """The furthest iteration that an agent has told of."""
         told = (self.progress.get(agent), self.newest.get(agent), self.finished.get(agent))
-        return max((word.iteration for word in told if word), default=self._next.get(agent, 0))
+        return max([self._next.get(agent, 0), *(word.iteration for word in told if word)])
 
     def progressed(self, event: Progress) -> None:
         """Take in where one agent stands."""

@@ -27,7 +27,7 @@ from difnet.workload.building import build
 from difnet.workload.kernels import Kernels, compile_kernels, on_device
 from difnet.workload.local_training import train_alone
 
-CATCH_UP = 2  # rounds, for each agent of the network: neighbours in step may be as far apart as the graph is wide
+CATCH_UP = 1000  # rounds that a neighbour is waited for, beyond those that a wide graph may lie between two in step
 
 @dataclass(frozen=True)
 class Assignment:
@@ -80,7 +80,7 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
         patience = Patience(config.silence_s, config.step_timeout_s)
         lag = 0 if is_client else config.staleness if config.mode == "async" else None
         with Transport(identity, links_of(k, topology, workload.hub), patience=patience, lag=lag,
-                       must=config.mode == "sync", catch_up=CATCH_UP * topology.agents, lost=lost,
+                       must=config.mode == "sync", catch_up=CATCH_UP + 2 * topology.agents, lost=lost,
                        back=back) as transport:  # fmt: skip
             reporter = Reporter(k, workload, assignment.kernels, control, transport, assignment.leave_s)
             try:
