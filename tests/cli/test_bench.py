@@ -41,8 +41,8 @@ def test_list_names_every_measurement_and_its_question():
     listed = CliRunner().invoke(group, ["bench", "--list"])
     assert listed.exit_code == 0
     lines = listed.stdout.splitlines()
-    names = ["agreement", "communication", "control", "data", "gradients", "growth", "rounds", "scale", "simulators",
-             "star", "startup"]  # fmt: skip
+    names = ["agreement", "communication", "control", "data", "gradients", "growth", "held", "rounds", "scale",
+             "simulators", "star", "startup"]  # fmt: skip
     assert [line.split()[0] for line in lines] == names
     assert all(line.endswith("?") for line in lines)
 

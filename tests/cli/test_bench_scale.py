@@ -158,6 +158,7 @@ def test_the_ring_is_what_networkx_calls_a_cycle(bench):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "column"), [
     ("agreement", "rounds, worst start"), ("growth", "rounds/s, 7 kB, 1 Gbit/s"), ("control", "µs each"),
+    ("held", "memory, MiB"),
 ])  # fmt: skip
 def test_the_tables_of_the_page_can_be_made(name, column, tmp_path):
     words = [sys.executable, REPOSITORY / "bench" / f"{name}.py", "--quick", "--json"]
