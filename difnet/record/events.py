@@ -165,6 +165,12 @@ class RunStarted(Event):
     outer_lr: float
     seed: int
     started_at: str  # ISO 8601, UTC
+    combine: str = "mean"  # by A; any other rule is one that the theory of A says nothing of
+
+    @property
+    def promised_rate(self) -> float | None:
+        """The mixing rate by which theory has the agents agree; None where they combine by another rule than A."""
+        return self.mixing_rate if self.combine == "mean" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Recorder:
         self.emit(RunStarted(
             self.folder.name, self.command, str(self.folder), t.name, t.agents, len(t.edges), t.mixing_rate,
             t.doubly_stochastic, c.strategy, c.algorithm.name, c.task.name, c.model.name if c.model else "",
-            c.iterations, c.outer_lr, c.seed, self.started_at.isoformat(timespec="seconds"),
+            c.iterations, c.outer_lr, c.seed, self.started_at.isoformat(timespec="seconds"), c.combine,
         ))  # fmt: skip
 
     def emit(self, event: Event, kept: Event | None = None) -> None:

@@ -55,6 +55,11 @@ class Run:
         return next((rate for rate in (self.summary.get("mixing_rate"), *known) if rate is not None), None)
 
     @property
+    def combine(self) -> str:
+        """The rule by which the agents combined."""
+        return str(self.config.get("combine", "mean"))
+
+    @property
     def validations(self) -> list[Validated]:
         """Every validation, in order."""
         return [e for e in self.events if isinstance(e, Validated)]

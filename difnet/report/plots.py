@@ -73,7 +73,7 @@ def consensus(runs: Sequence[Run], ax: "Axes | None" = None) -> "Figure":
             name = "measured" if alone else label
             ax.plot(x, y, color=colour, linewidth=1.6, label=name if name not in seen else None)
             seen.add(name)
-            rate = run.mixing_rate
+            rate = run.mixing_rate if run.combine == "mean" else None
             if run is members[0] and (promise := promised_decay(list(zip(x.tolist(), y.tolist(), strict=True)), rate)):
                 told = f"theory: $\\lambda_2^{{2i}}$ down to the floor, $\\lambda_2$ = {rate:.4f}"
                 ax.plot(*zip(*promise, strict=True), color=PALE if alone else colour, linestyle=(0, (4, 2)),

@@ -150,7 +150,9 @@ def _remarks(run: Run) -> Iterable[str]:
     if lost := run.summary.get("lost_agents"):
         told = ", ".join(map(str, lost)) if isinstance(lost, list) else lost
         yield f"lost agents on the way: {told}. Means are over those that lived."
-    if run.summary.get("doubly_stochastic") is False and not run.served:
+    if run.combine != "mean":
+        yield f"combined by {run.combine}, so neither the mixing rate nor the mean that A keeps is this run's."
+    elif run.summary.get("doubly_stochastic") is False and not run.served:
         yield "the combination matrix is not doubly stochastic, so the network agrees on a weighted mean."
     server, target = run.summary.get("server") or {}, run.summary.get("target") or {}
     if rounds := server.get("abandoned_rounds"):

@@ -178,6 +178,8 @@ def theory_lines(started: RunStarted | None, server: int | None = None) -> list[
     if started is None or started.mixing_rate is None:
         return []
     rate = started.mixing_rate
+    if started.combine != "mean":
+        return [f"combined by {started.combine}, not by the combination matrix alone, whose theory is silent here"]
     if started.strategy == "centralised":
         return ["one learner has the tasks of all agents, so there is nobody to agree with"]
     if started.strategy == "noncooperative" or rate >= 1 - 1e-12:
@@ -206,7 +208,7 @@ def _consensus(view: View, width: int, height: int) -> list[Text]:
         waiting = "  all agents are still the same" if now else "  not measured yet"
         return [heading, Text(waiting, "dim"), *(Text() for _ in range(height - 2))]
     total = float(view.started.iterations if view.started else curve[-1][0])
-    rate = view.started.mixing_rate if view.started and view.server is None else None
+    rate = view.started.promised_rate if view.started and view.server is None else None
     promise, end = promised_decay(curve, rate), max(total, curve[-1][0], 1)
     return [heading, *log_chart(curve, promise, end, width, height - 1, GOOD)]
 

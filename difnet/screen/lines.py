@@ -42,6 +42,7 @@ def plain_line(event: Event) -> str | None:
                 who = f"one learner for all agents of {event.topology}"
             line = (f"{event.run}: {who}, {event.strategy} {event.algorithm} on {event.task}, "
                     f"{event.iterations} iterations")  # fmt: skip
+            line += "" if event.combine == "mean" else f", combine {event.combine}"
         case Note():
             line = event.text
         case Ready():

@@ -67,6 +67,19 @@ def test_gradients_are_compared_in_ratios():
 
 
 @pytest.mark.slow
+def test_networks_of_which_a_tenth_lies_make_a_table(tmp_path):
+    """A constant of 1e6 is believed by the mean alone, within three iterations."""
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "bench" / "byzantine.py", "--graph", "complete10", "--seeds", "1", "--iterations",
+         "3"], capture_output=True, text=True, timeout=300, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines())
+    after = {row[1]: float(dict(zip(head, row, strict=True))["constant 1e6"].split("<br>")[0]) for row in rows}
+    assert after["`mean`"] > 1e6 > 10 > max(after[name] for name in ("`clip`", "`trim:1`", "`median`"))
+
+
+@pytest.mark.slow
 def test_the_yardstick_runs_and_leaves_nothing():
     found = script("bare_eager.py", "--agents", 3, "--iterations", 5)
     assert found["rounds_per_s"] > 0 and found["cpu_s_per_agent_round"] > 0

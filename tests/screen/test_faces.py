@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from itertools import islice
@@ -156,6 +157,14 @@ def test_the_promise_falls_with_the_square_of_the_mixing_rate_down_to_the_floor(
 def test_theory_is_silent_about_agents_that_do_not_talk():
     started = next(e for e in fake_run.events(6, strategy="noncooperative") if isinstance(e, RunStarted))
     assert "nothing makes the agents agree" in theory_lines(started)[0]
+
+
+def test_theory_promises_nothing_where_agents_combine_by_another_rule():
+    started = next(e for e in fake_run.events(6) if isinstance(e, RunStarted))
+    robust = replace(started, combine="median")
+    assert "λ₂" in theory_lines(started)[0] and started.promised_rate == started.mixing_rate
+    assert "median" in theory_lines(robust)[0] and "λ₂" not in theory_lines(robust)[0]
+    assert robust.promised_rate is None and "combine median" in (plain_line(robust) or "")
 
 
 def test_plain_lines_tell_a_run_in_order():
