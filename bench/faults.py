@@ -152,7 +152,7 @@ def hub(victim: int) -> str:
         os.kill(run.agents[victim], signal.SIGKILL)
         run.until("its return", lambda: run.of("AgentReturned", at))
         run.until("its edges", lambda: len(run.of("NeighbourBack", at)) >= (18 if victim == 0 else 2))
-        seen = max(e["at"] for e in run.of("NeighbourLost", at)) - at
+        seen = max({e["agent"]: e["at"] for e in reversed(run.of("NeighbourLost", at))}.values()) - at
         back = max(e["at"] for e in run.of("NeighbourBack", at)) - at
         after, healthy = run.rounds_per_s(), others(run, [victim])
         end = run.end()

@@ -154,9 +154,9 @@ class Link:
         self.newest = round_
         return True
 
-    def is_withheld(self, current: int, lag: int | None, now: float, patience_s: float) -> bool:
-        """Whether the other end has said for so long that it told this round, and nothing came."""
-        if not self.is_due(current) or self.answers(current, lag) or self.peer_round < current:
+    def is_withheld(self, current: int, now: float, patience_s: float) -> bool:
+        """Whether the other end has said for so long that it told this synchronous round, and nothing came."""
+        if not self.is_due(current) or self.answers(current, None) or self.peer_round < current:
             self.unheard_since = None
             return False
         self.unheard_since = self.unheard_since or now

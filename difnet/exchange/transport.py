@@ -163,7 +163,7 @@ class Transport:
                 self._neighbours.service(0.0)
             while self._is_waiting(links, round_, wanted) and (left := until - time.monotonic()) > 0:
                 self._neighbours.service(min(BEAT_S, left))
-                if self._neighbours.has_beaten():
+                if self._lag is None and self._neighbours.has_beaten():  # else not every round is told to everybody
                     self._give_up(links, round_, began)
             heard = self._take(links, round_, wanted)
             self._neighbours.computing_since = time.monotonic()
@@ -262,9 +262,9 @@ class Transport:
         """Leave behind who is there, beats, and yet never tells this round."""
         now, patience = self._neighbours.now, self._patience
         for link in links:
-            if link.is_withheld(round_, self._lag, now, patience.silence_s):
+            if link.is_withheld(round_, now, patience.silence_s):
                 self._neighbours.lose(link, f"it says that it has told round {round_}, and nothing came")
-            elif link.is_due(round_) and not link.answers(round_, self._lag) and now - began > 2 * patience.step_s:
+            elif link.is_due(round_) and not link.answers(round_, None) and now - began > 2 * patience.step_s:
                 self._neighbours.lose(link, f"it is there, and told nothing for {now - began:.0f} s")
 
     def _take(self, links: list[Link], round_: int, wanted: int | None) -> dict[int, np.ndarray]:

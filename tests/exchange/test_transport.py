@@ -489,3 +489,46 @@ def test_whoever_was_left_behind_comes_back_in_a_new_epoch_and_both_use_the_edge
         assert not thread.is_alive(), "an agent hangs"
     assert results["came back to"] == (5, (PHI + 50).tolist())
     assert results[0] == results[1] == (5, [5.0, 6.0, 7.0, 8.0, 9.0], [5])
+
+
+def test_a_neighbour_that_beats_and_says_it_has_told_is_left_behind(met):
+    """Its beats flow, they claim the round was told, and the state never comes: that wait has an end as well."""
+    transport, fake, lost = met
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.2):
+            fake.say("beat", phase="waiting", age_ms=0, told=1)
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    assert transport.exchange(0, PHI) == {}
+    over.set()
+    beating.join(10)
+    assert lost == ["it says that it has told round 0, and nothing came"]
+
+
+def test_a_client_that_is_not_called_waits_as_long_as_its_hub_beats(folder):
+    """The hub tells rounds to others; that is no reason to leave it behind, however long it lasts."""
+    lost: list[str] = []
+    with Transport(IDENTITY, [Link(1, False, True, True)], patience=Patience(0.6, 0.2), lag=0,
+                   lost=lambda link, why: lost.append(why)) as client:  # fmt: skip
+        hub = Fake(at(client, folder))
+        joining = threading.Thread(target=client.join, args=({}, 10.0))
+        joining.start()
+        hub.greet()
+        hub.say("joined", **hub.hear("welcome")[0].fields)
+        joining.join(10)
+
+        def serve() -> None:
+            for told in range(1, 12):
+                hub.hear("beat")
+                hub.say("beat", phase="waiting", age_ms=0, told=told)
+            hub.say("state", (PHI + 2).tobytes(), epoch=1, round=11)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        assert client.hear(0)[1].tolist() == (PHI + 2).tolist() and client.newest(1) == (11, False)
+        serving.join(10)
+        hub.socket.close()
+    assert lost == []
