@@ -50,41 +50,62 @@ def endpoint_of(host: str, port: int | str) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
+class Lookup:
+    """The number that the name in an endpoint has at this moment, looked up while its user does something else.
+
+    Endpoints without a name, others than TCP's among them, are their own answer.
+
+    >>> Lookup("tcp://127.0.0.1:5600").answer(), Lookup("ipc:///tmp/x/3").answer()
+    ('tcp://127.0.0.1:5600', 'ipc:///tmp/x/3')
+    """
+
+    def __init__(self, endpoint: str, timeout_s: float = LOOKUP_S) -> None:
+        self._endpoint, self._timeout_s, self._began = endpoint, timeout_s, time.monotonic()
+        self._found, self._wrong = list[str](), list[OSError]()
+        self._host, self._port = parse(endpoint) if endpoint.startswith("tcp://") else ("", 0)
+        if self._host and not _is_number(self._host):
+            threading.Thread(target=self._ask, name="name lookup", daemon=True).start()
+        else:
+            self._found.append(endpoint)
+
+    def answer(self) -> str | None:
+        """The endpoint with its number; None as long as nobody has said it.
+
+        Raises: OSError, if the name has none, or nobody says so in time.
+        """
+        if self._found:
+            return self._found[0]
+        if self._wrong:
+            raise self._wrong[0]
+        if time.monotonic() - self._began > self._timeout_s:
+            raise TimeoutError(f"nobody answered for the name {self._host!r} within {self._timeout_s:.0f} s")
+        return None
+
+    def _ask(self) -> None:
+        try:
+            answers = socket.getaddrinfo(self._host, None, type=socket.SOCK_STREAM)
+            number = str(min(answers, key=lambda a: a[0] != socket.AF_INET)[4][0])
+            self._found.append(endpoint_of(number, self._port))
+        except OSError as error:
+            self._wrong.append(error)
+
+
+def _is_number(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+
+
 def numeric(endpoint: str, timeout_s: float = LOOKUP_S) -> str:
     """The same endpoint with the number that its name has at this moment; others than TCP's stay as they are.
 
     Raises: OSError, if the name has none, or nobody says so in time.
-
-    >>> numeric("tcp://127.0.0.1:5600"), numeric("ipc:///tmp/x/3")
-    ('tcp://127.0.0.1:5600', 'ipc:///tmp/x/3')
     """
-    if not endpoint.startswith("tcp://"):
-        return endpoint
-    host, port = parse(endpoint)
-    return endpoint_of(_look_up(host, timeout_s), port)
-
-
-def _look_up(host: str, timeout_s: float) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    found: list[str] = []
-    wrong: list[OSError] = []
-
-    def ask() -> None:
-        try:
-            answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            found.append(str(min(answers, key=lambda a: a[0] != socket.AF_INET)[4][0]))
-        except OSError as error:
-            wrong.append(error)
-
-    asking = threading.Thread(target=ask, name="name lookup", daemon=True)
-    asking.start()
-    asking.join(timeout_s)
-    if found:
-        return found[0]
-    raise wrong[0] if wrong else TimeoutError(f"nobody answered for the name {host!r} within {timeout_s:.0f} s")
+    lookup = Lookup(endpoint, timeout_s)
+    while (answer := lookup.answer()) is None:
+        time.sleep(0.005)
+    return answer
 
 
 def reach(endpoint: str, patience_s: float, say: Callable[[str], None]) -> Reached:

@@ -17,7 +17,7 @@ import numpy as np
 
 from difnet.errors import DifnetError, WireError
 from difnet.exchange import wire
-from difnet.exchange.addresses import numeric
+from difnet.exchange.addresses import Lookup
 from difnet.exchange.links import ACTIVE, DONE, JOINING, LOST, Counters, Identity, Link, Patience
 from difnet.exchange.sockets import Frames, Sending, Sockets
 
@@ -49,6 +49,7 @@ class Neighbours:
         self.now = self._next_beat = time.monotonic()
         self._patience, self._on_heard, self._on_lost, self._on_back = patience, heard, lost, back
         self._has_begun = False
+        self._lookups: dict[int, Lookup] = {}  # of the numbers of neighbours that are to be dialled
 
     @property
     def _is_returning(self) -> bool:
@@ -86,6 +87,7 @@ class Neighbours:
         """A neighbour has started anew, and listens elsewhere."""
         if link := self.links.get(neighbour):
             link.endpoint, link.dial_at, link.is_gone = endpoint, 0.0, False
+            self._lookups.pop(neighbour, None)
 
     def gone(self, neighbour: int) -> None:
         """A neighbour will not come back."""
@@ -165,17 +167,26 @@ class Neighbours:
             if not link.dials or not link.endpoint:
                 continue
             if time.monotonic() >= link.dial_at and (not link.greeted or self._is_returning):
-                link.dial_at, link.greeted, link.is_dialled = time.monotonic() + REDIAL_S, False, True
-                link.attempt += 1
-                self.sockets.hang_up(link.neighbour)
-                try:
-                    self.sockets.dial(link.neighbour, numeric(link.endpoint))
-                except OSError as error:
-                    link.unreachable = str(error)
+                self._dial(link)
             if link.is_dialled and not link.greeted:
                 who = self.identity.greeting()
                 link.greeted = self.send(link, "hello", **who, epoch=link.epoch, attempt=link.attempt,
                                          round=self.next_round)  # fmt: skip
+
+    def _dial(self, link: Link) -> None:
+        """Dial a neighbour, once the number of its name is known; nobody is kept waiting for that."""
+        if link.neighbour not in self._lookups:
+            self._lookups[link.neighbour] = Lookup(link.endpoint)
+        try:
+            if (endpoint := self._lookups[link.neighbour].answer()) is None:
+                return
+            self.sockets.hang_up(link.neighbour)
+            self.sockets.dial(link.neighbour, endpoint)
+            link.greeted, link.is_dialled, link.attempt = False, True, link.attempt + 1
+        except OSError as error:
+            link.unreachable = str(error)
+        del self._lookups[link.neighbour]
+        link.dial_at = time.monotonic() + REDIAL_S
 
     def _beat(self, now: float) -> None:
         since = self.computing_since

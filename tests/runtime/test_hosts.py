@@ -15,7 +15,7 @@ import pytest
 
 from difnet import __version__
 from difnet.errors import DifnetError, EnvironmentLacks
-from difnet.exchange.addresses import advertised, numeric, own, parse, reach
+from difnet.exchange.addresses import Lookup, advertised, numeric, own, parse, reach
 from difnet.exchange.control import Control
 from difnet.exchange.links import Identity, Link, Patience
 from difnet.exchange.registry import Registry
@@ -177,6 +177,29 @@ def test_a_neighbours_name_is_looked_up_again_at_every_redial(monkeypatch):
         dialler.join({0: f"tcp://agent-0:{port}"}, 20.0)
         joining.join(20)
         assert dialler.active == [0] and listener.active == [1] and next(answers, "all asked") == "all asked"
+
+
+def test_a_name_that_nobody_answers_for_keeps_no_other_link_waiting(monkeypatch):
+    """The look-up goes on beside the links: serving them while it hangs takes no longer than they ask for."""
+    hangs, asked = threading.Event(), threading.Event()
+
+    def look_up(*_, **__):
+        asked.set()
+        hangs.wait(20)
+        raise OSError("no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    lookup = Lookup("tcp://slow:5600", 20.0)
+    assert asked.wait(10) and lookup.answer() is None
+    hangs.set()
+
+    def failed() -> bool:
+        try:
+            return lookup.answer() is not None
+        except OSError as error:
+            return str(error) == "no such name"
+
+    until(failed, "what the name server says", 10)
 
 
 def test_a_name_that_never_resolves_is_named_when_patience_ends(monkeypatch):

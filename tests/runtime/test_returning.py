@@ -60,6 +60,21 @@ def test_a_killed_agent_is_replaced_and_begins_with_what_its_neighbours_have(run
 
 
 @pytest.mark.slow
+def test_several_at_once_cut_a_ring_into_pieces_that_join_again_without_a_round_left_out(running, tmp_path):
+    """Three of twelve, so that the pieces between run at their own pace; whoever is ahead waits for the others."""
+    launcher, pids = begin(running, tmp_path, "--topology", "cycle_graph(n=12)", *LONG)
+    for k in (1, 5, 6):
+        os.kill(pids[k], signal.SIGKILL)
+    until(lambda: {e["agent"] for e in events(tmp_path, "AgentReturned")} == {1, 5, 6}, "their return")
+    until(lambda: len(events(tmp_path, "NeighbourBack")) >= 10, "their edges")
+    reached = events(tmp_path, "Pulse")[-1]["iteration"]
+    until(lambda: events(tmp_path, "Pulse")[-1]["iteration"] > reached + 30, "rounds of all twelve")
+    summary = stopped(launcher, tmp_path)
+    assert (summary["lost_agents"], summary["returned_agents"], summary["edges_apart"]) == ([], [1, 5, 6], [])
+    assert summary["one_sided_exchanges"] == 0
+
+
+@pytest.mark.slow
 def test_an_agent_that_stood_still_leaves_iterations_out_and_its_edges_heal(running, tmp_path):
     """SIGSTOP beyond the others' patience, then SIGCONT: it goes on where they are, with what they have."""
     launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--set", "silence_s=1.0", *LONG)
