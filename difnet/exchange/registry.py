@@ -360,6 +360,8 @@ class Registry:
         """Begin, once everybody is connected and it is known of everybody what was prepared."""
         if not self.started and len(self._joined & self._prepared) == len(self._neighbours):
             self.started = True
+            for host in self.hosts.values():  # first: an agent may die in its first round
+                self._send(host.sender, "beat", {"started": True})
             self._tell_agents("go", {})
 
     def _settle_stop(self) -> None:

@@ -280,9 +280,6 @@ def supervise(
     while ending_since is None or (children and time.monotonic() - ending_since < GRACE_S):
         say_alive()
         ready = wait([control.socket.FD, *launcher, *children.fds], 0.25)
-        children.attend(ready)
-        for k, incarnation in successors.due():
-            _replace(children, control, k, incarnation, assignment)
         while heard := control.hear(0):
             kind, body = heard
             if kind == "end":
@@ -292,6 +289,9 @@ def supervise(
             elif kind == "score":
                 say_scores(assignment.on_device(), control, body)
             heard_at = time.monotonic()
+        children.attend(ready)  # after what was heard: whether those who have died are to be replaced
+        for k, incarnation in successors.due():
+            _replace(children, control, k, incarnation, assignment)
         if set(launcher).intersection(ready):
             return
         if not launcher and time.monotonic() - heard_at > orphan_s:
