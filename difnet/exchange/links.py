@@ -108,16 +108,15 @@ class Link:
     spoilt_at: float | None = None  # when a state was refused that nothing has replaced yet
     sent: Sent = field(default_factory=Sent)
     used: int = -1  # the last round in which what came over this edge was combined; before: the one before its first
-    has_outlived_us: bool = False  # we were stopped for so long that the other end has gone on without us
     outbox: list | None = None  # a message that found no room yet
     farewell_seen: bool = False
 
     def join(self, first: int, offered: np.ndarray | None, now: float) -> None:
         """Begin an epoch: both ends are there, and use the edge from round `first` on."""
         self.phase, self.first, self.offered, self.heard_at = ACTIVE, first, offered, now
-        self.states, self.newest, self.is_last = {}, first - 1, False
+        self.states, self.newest, self.is_last = {}, -1, False
         self.peer_phase, self.peer_phase_age_s, self.spoilt_at, self.is_gone = "", 0.0, None, False
-        self.peer_round, self.unheard_since, self.has_outlived_us, self.used = -1, None, False, first - 1
+        self.peer_round, self.unheard_since, self.used = -1, None, first - 1
 
     def leave(self, next_round: int) -> None:
         """The other end is away. What it told of a round that we have told as well is still combined."""

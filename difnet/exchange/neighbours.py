@@ -22,8 +22,10 @@ from difnet.exchange.links import ACTIVE, DONE, JOINING, LOST, Counters, Identit
 from difnet.exchange.sockets import Frames, Sending, Sockets
 
 BEAT_S = 0.25
+STOPPED_S = 4 * BEAT_S  # without having looked at the links: then it is we who were stopped
 REDIAL_S, RETURN_S = 5.0, 0.25  # between two attempts to reach a neighbour; and before the first one to get it back
-ENDED, JOINED = "an edge that is needed", "an edge"  # what a hello is refused for that may come again, or not
+ENDED, JOINED = "an edge that is needed", "an edge"  # why a hello is refused: for good, or to come again
+MOST_READS = 64  # of what came while we were stopped: more than links can hold
 HANDSHAKE = ("hello", "welcome", "joined", "reject")
 
 Heard = Callable[[Link, str, dict[str, Any], bytes], None]  # (link, kind, fields, body) of a message about rounds
@@ -43,6 +45,7 @@ class Neighbours:
         self.next_round = 0  # the first that nobody was told yet
         self.offer: np.ndarray | None = None  # where we stand: what one that comes back may begin from
         self.computing_since: float | None = None
+        self.in_doubt_until = 0.0  # we were stopped for long: who has gone on without us shows until then
         self.is_leaving = False
         self.is_changed = False  # somebody came or went ahead since the rounds looked last
         self.is_alone = identity.incarnation > 0  # everybody was lost, and nobody whom the rounds know of came back
@@ -68,11 +71,14 @@ class Neighbours:
         """
         for link in self.links.values():
             link.heard_at, link.endpoint = time.monotonic(), endpoints.get(link.neighbour, "")
+            link.is_gone = link.neighbour not in endpoints and self.identity.incarnation > 0
         deadline = time.monotonic() + timeout_s
         while waiting := [link for link in self.links.values() if link.phase == JOINING]:
             if self.identity.incarnation and self.active:
                 break
-            if time.monotonic() > deadline or all(link.is_gone for link in waiting):
+            if all(link.is_gone for link in waiting):
+                raise DifnetError(f"agent {self.identity.agent} came back when all its neighbours had ended")
+            if time.monotonic() > deadline:
                 missing = {link.neighbour: f"{link.endpoint or 'unknown'} {link.unreachable}".rstrip()
                            for link in waiting}  # fmt: skip
                 raise DifnetError(f"agent {self.identity.agent} waited {timeout_s:.0f} s in vain for its neighbours "
@@ -98,6 +104,10 @@ class Neighbours:
         """Whether a beat is due, for rounds so fast that they never wait."""
         return time.monotonic() >= self._next_beat
 
+    def was_stopped(self) -> bool:
+        """Whether the links have not been looked at for so long that this process must have been stopped."""
+        return time.monotonic() - self.now > STOPPED_S
+
     def has_beaten(self) -> bool:
         """Whether the last `service` has beaten, and judged: four times a second."""
         return self._next_beat == self.now + BEAT_S
@@ -114,7 +124,7 @@ class Neighbours:
         while first is not None:
             self._receive(*first)
             first = next(arrived, None)
-        if away_s > 4 * BEAT_S:
+        if away_s > STOPPED_S:
             self._was_stopped(away_s)
         for link in self.links.values():
             if link.outbox:
@@ -131,14 +141,18 @@ class Neighbours:
     def _was_stopped(self, away_s: float) -> None:
         """It is we who were silent: read what came meanwhile, and forgive everybody.
 
-        Where they have surely not forgiven us, no further round may use what they told before they gave us up.
+        After so long a stop they may have given us up. Until it has had time to reach us that they did, no further
+        round may use what they told before.
         """
-        while arrived := [*self.sockets.receive(0.0)]:
+        for _ in range(MOST_READS):
+            if not (arrived := [*self.sockets.receive(0.0)]):
+                break
             for source, frames in arrived:
                 self._receive(source, frames)
         for link in self.links.values():
             link.heard_at = self.now
-            link.has_outlived_us |= link.phase == ACTIVE and away_s > self._patience.silence_s
+        if away_s > self._patience.silence_s and self._has_begun:
+            self.in_doubt_until = self.now + 2 * BEAT_S
 
     def lose(self, link: Link, reason: str) -> None:
         """Go on without a neighbour, and tell it so; it may come back."""

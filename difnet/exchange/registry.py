@@ -117,6 +117,7 @@ class Registry:
         self._agents: dict[int, bytes] = {}  # agent -> its connection
         self._endpoints: dict[int, str] = {}
         self._incarnations: dict[int, int] = {}
+        self._gone: set[int] = set()  # agents that have ended for good
         self._unread = False  # whether a message has more frames than we want of it
         self._voices: dict[bytes, int] = {}  # connection -> the one agent that it speaks for
         self._prepared: set[int] = set()  # agents whose hosts are
@@ -205,6 +206,7 @@ class Registry:
         if self._incarnations.get(agent) == incarnation:
             self._agents.pop(agent, None)
         if for_good:
+            self._gone.add(agent)
             self._tell_agents("gone", {"agent": agent}, self._neighbours[agent])
 
     def _receive(self) -> tuple[bytes, list[bytes]]:
@@ -353,7 +355,7 @@ class Registry:
                 self._introduce_neighbours(k)
 
     def _introduce_neighbours(self, k: int) -> None:
-        endpoints = {str(l): self._endpoints[l] for l in self._neighbours[k]}
+        endpoints = {str(l): self._endpoints[l] for l in self._neighbours[k] if l not in self._gone}
         self._send(self._agents[k], "peers", {"endpoints": endpoints})
 
     def _start(self) -> None:

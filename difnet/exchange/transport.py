@@ -134,9 +134,10 @@ class Transport:
         body = phi.data.cast("B")
         with self._lock:
             self._neighbours.computing_since = None
-            for link in self._links.values():
-                if link.has_outlived_us and link.phase == ACTIVE:
-                    self._neighbours.lose(link, "this agent was stopped for too long")
+            if self._neighbours.was_stopped():
+                self._neighbours.service(0.0)
+            while time.monotonic() < self._neighbours.in_doubt_until:
+                self._neighbours.service(BEAT_S)
             while any(link.phase == JOINING and link.first <= round_ for link in self._links.values()):
                 self._neighbours.service(BEAT_S)  # it was promised this round, and has not yet said that it comes
             self._next_is(round_ + 1)
@@ -254,7 +255,8 @@ class Transport:
     # one round
 
     def _is_waiting(self, links: list[Link], round_: int, wanted: int | None) -> bool:
-        missing = [link for link in links if link.is_due(round_) and not link.answers(round_, self._lag)]
+        due = [link for link in links if link.is_due(round_ if self._lag is None else max(round_, link.first))]
+        missing = [link for link in due if not link.answers(round_, self._lag)]
         enough = wanted is not None and sum(link.answers(round_, self._lag) for link in links) >= wanted
         return (bool(missing) and not enough) or any(link.outbox for link in self._neighbours.active)
 

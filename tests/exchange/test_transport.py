@@ -532,3 +532,25 @@ def test_a_client_that_is_not_called_waits_as_long_as_its_hub_beats(folder):
         serving.join(10)
         hub.socket.close()
     assert lost == []
+
+
+def test_a_client_that_comes_back_waits_for_its_next_call_and_misses_nothing_meanwhile(folder):
+    """Its hub is ten rounds further; until the call comes there is nothing to do, and nothing that was expected."""
+    with Transport(IDENTITY, [Link(1, False, True, True)], patience=Patience(5.0, 30.0), lag=0) as client:
+        hub = Fake(at(client, folder))
+        joining = threading.Thread(target=client.join, args=({}, 10.0))
+        joining.start()
+        hub.greet(round=10)
+        hub.say("joined", **hub.hear("welcome")[0].fields)
+        joining.join(10)
+
+        def call() -> None:
+            hub.hear("beat")
+            hub.say("state", (PHI + 3).tobytes(), epoch=1, round=12)
+
+        calling = threading.Thread(target=call)
+        calling.start()
+        assert client.hear(3)[1].tolist() == (PHI + 3).tolist() and client.newest(1) == (12, False)
+        assert client.counters.missed == 0
+        calling.join(10)
+        hub.socket.close()

@@ -12,6 +12,20 @@ from tests.conftest import agents_of, events, until
 LONG = ("--iterations", "1000000", "--engine", "eager", "--tasks", "1", "--eval-tasks", "4", "--eval-every", "1000000",
         "--quiet")  # fmt: skip
 
+FAILING = """
+# agent 1 fails after its first draw
+from difnet.tasks.sinusoid import Sinusoid
+
+class Mine(Sinusoid):
+    def draw(self, agent, count, rng):
+        if agent == 1 and rng.bit_generator.state["state"]["counter"][2] > 0:
+            raise KeyError("sample 17 is missing")
+        return super().draw(agent, count, rng)
+
+def mine(agents, shots, queries):
+    return Mine(agents, shots, queries, (1.0, 2.0), (0.0, 1.0))
+"""
+
 
 def begin(running, tmp_path, *words: str):
     """A network that is under way, and its agents' processes."""
@@ -127,16 +141,7 @@ def test_divergence_is_said_and_no_state_that_is_not_finite_travels(difnet):
 @pytest.mark.slow
 def test_an_error_in_a_users_own_task_is_shown_with_its_last_lines(difnet, tmp_path):
     """Agent 1's own code fails in the middle: which agent, how it ended, and the traceback's end."""
-    (tmp_path / "mine.py").write_text(
-        "from difnet.tasks.sinusoid import Sinusoid\n"
-        "class Mine(Sinusoid):\n"
-        "    def draw(self, agent, count, rng):\n"
-        "        if agent == 1 and rng.bit_generator.state['state']['counter'][2] > 0:\n"
-        "            raise KeyError('sample 17 is missing')\n"
-        "        return super().draw(agent, count, rng)\n"
-        "def mine(agents, shots, queries):\n"
-        "    return Mine(agents, shots, queries, (1.0, 2.0), (0.0, 1.0))\n"
-    )
+    (tmp_path / "mine.py").write_text(FAILING)
     done = difnet("launch", "--topology", "ring6", "--task", "mine:mine", "--iterations", "60", "--engine", "eager",
                   "--on-failure", "continue", "--eval-tasks", "4", "--json")  # fmt: skip
     assert done.status == 1

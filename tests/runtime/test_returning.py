@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import agents_of, events, until
+from tests.runtime.test_faults import FAILING
 from tests.runtime.test_faults_of_a_star import HELD, WORDS
 
 LONG = ("--iterations", "1000000", "--engine", "eager", "--tasks", "1", "--eval-tasks", "4", "--eval-every", "1000000",
@@ -98,7 +99,7 @@ def test_a_pause_of_all_agents_at_once_costs_no_edge(running, tmp_path):
 
     What each finds when it wakes is that its neighbours were silent; that it was stopped itself explains it.
     """
-    launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--set", "silence_s=60", *LONG)
+    launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--set", "silence_s=1.0", *LONG)
     for pid in pids.values():
         os.kill(pid, signal.SIGSTOP)
     reached = events(tmp_path, "Pulse")[-1]["iteration"]
@@ -113,16 +114,7 @@ def test_a_pause_of_all_agents_at_once_costs_no_edge(running, tmp_path):
 @pytest.mark.slow
 def test_a_crash_loop_ends_as_lost_with_its_traceback(running, tmp_path):
     """Three new processes, with growing pauses, and no fourth; the others go on."""
-    (tmp_path / "mine.py").write_text(
-        "from difnet.tasks.sinusoid import Sinusoid\n"
-        "class Mine(Sinusoid):\n"
-        "    def draw(self, agent, count, rng):\n"
-        "        if agent == 1 and rng.bit_generator.state['state']['counter'][2] > 0:\n"
-        "            raise KeyError('sample 17 is missing')\n"
-        "        return super().draw(agent, count, rng)\n"
-        "def mine(agents, shots, queries):\n"
-        "    return Mine(agents, shots, queries, (1.0, 2.0), (0.0, 1.0))\n"
-    )
+    (tmp_path / "mine.py").write_text(FAILING)
     launcher = running("launch", "--topology", "ring6", "--task", "mine:mine", *LONG)
     until(lambda: len(events(tmp_path, "AgentLost")) == 4, "the last of four deaths")
     lost = events(tmp_path, "AgentLost")
