@@ -136,10 +136,8 @@ class Transport:
             self._neighbours.computing_since = None
             if self._neighbours.was_stopped():
                 self._neighbours.service(0.0)
-            while time.monotonic() < self._neighbours.in_doubt_until:
+            while self._must_hold(round_):
                 self._neighbours.service(BEAT_S)
-            while any(link.phase == JOINING and link.first <= round_ for link in self._links.values()):
-                self._neighbours.service(BEAT_S)  # it was promised this round, and has not yet said that it comes
             self._next_is(round_ + 1)
             for link in self._links.values():
                 if link.is_due(round_) and (to is None or link.neighbour in to):
@@ -254,11 +252,24 @@ class Transport:
 
     # one round
 
+    def _must_hold(self, round_: int) -> bool:
+        """Whether it has to show first who is there: after a stop of ours, or for one that was promised this round."""
+        for link in self._links.values():
+            if link.phase == JOINING and link.first <= round_:
+                return True
+        return time.monotonic() < self._neighbours.in_doubt_until
+
     def _is_waiting(self, links: list[Link], round_: int, wanted: int | None) -> bool:
-        due = [link for link in links if link.is_due(round_ if self._lag is None else max(round_, link.first))]
-        missing = [link for link in due if not link.answers(round_, self._lag)]
-        enough = wanted is not None and sum(link.answers(round_, self._lag) for link in links) >= wanted
-        return (bool(missing) and not enough) or any(link.outbox for link in self._neighbours.active)
+        lag = self._lag
+        for link in self._links.values():  # plain loops: this runs twice in every round
+            if link.outbox and link.phase == ACTIVE:
+                return True
+        if wanted is not None and sum(link.answers(round_, lag) for link in links) >= wanted:
+            return False
+        for link in links:
+            if link.phase == ACTIVE and (lag is not None or link.first <= round_) and not link.answers(round_, lag):
+                return True
+        return False
 
     def _give_up(self, links: list[Link], round_: int, began: float) -> None:
         """Leave behind who is there, beats, and yet never tells this round."""
