@@ -242,11 +242,14 @@ class Launch:
         return None
 
     def _left_behind(self, now: float) -> list[int]:
-        """The agents that are left when nobody but frozen ones is, given that their neighbours noticed it too."""
-        unfinished = set(self.recorder.tally.alive) - self.recorder.tally.finished.keys() - self._exited
-        frozen = {l for _, l in self.recorder.tally.apart}
-        quiet = all(now - self._told_at.get(k, 0.0) > self.config.silence_s + 2 for k in unfinished)
-        return sorted(unfinished) if unfinished and unfinished <= frozen and quiet else []
+        """The agents that are left when nobody but frozen ones is, given that their neighbours noticed it too.
+
+        Who has finished and has not ended yet is still there: it waits to be told that all it said is recorded.
+        """
+        left = set(self.recorder.tally.alive) - self._exited
+        frozen = {l for _, l in self.recorder.tally.apart} - self.recorder.tally.finished.keys()
+        quiet = all(now - self._told_at.get(k, 0.0) > self.config.silence_s + 2 for k in left)
+        return sorted(left) if left and left <= frozen and quiet else []
 
     def _test(self) -> None:
         """Have a host score the models that came out, while it is still there, and record what it says, or why not."""

@@ -42,6 +42,14 @@ sys.exit(following.follow(run, {"print_config": False, "quiet": False, "as_json"
 BROKEN = ['"$@" 2>&1 | head -1', '"$@" >/dev/full 2>&1', '"$@" 2>/dev/full', '"$@" >&- 2>&-', '"$@" <&- >&- 2>&-']
 
 
+@pytest.fixture(autouse=True)
+def hanging_up_means_something():
+    """What is started here hears of a terminal that closes, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def shell(tmp_path: Path, script: str, *arguments: str, **extra: str) -> Result:
     """A script of bash, in which "$@" is Python with these arguments."""
     command = ["bash", "-o", "pipefail", "-c", script, "bash", sys.executable, *arguments]
@@ -260,7 +268,7 @@ def test_a_record_goes_on_when_a_full_disk_has_room_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_launcher_leaves_the_newest_tested_model(running, tmp_path):
+def test_a_killed_launcher_leaves_the_newest_measured_model(running, tmp_path):
     launcher = running("launch", *SHORT, "--iterations", "1000000", "--quiet")
     folder = tmp_path / "runs" / "run"
 
@@ -270,4 +278,5 @@ def test_a_killed_launcher_leaves_the_newest_tested_model(running, tmp_path):
     until(lambda: held() >= 20, "a model that has learnt something")
     launcher.kill()
     launcher.wait(30)
-    assert held() in {e["iteration"] for e in events(tmp_path, "Validated")} and not (folder / "run.json").exists()
+    measured = {e["iteration"] for kind in ("Validated", "Measured") for e in events(tmp_path, kind)}
+    assert held() in measured and not (folder / "run.json").exists()

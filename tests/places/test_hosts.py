@@ -113,10 +113,18 @@ def test_a_host_that_is_asked_to_stop_tells_the_launcher_first(three, tmp_path):
 
 def test_the_commands_that_the_launcher_tells_are_those_that_work(three, tmp_path):
     """Without a token of one's own, the one to type is made and told."""
-    launcher = three[0].start("launch", *WORDS, "--iterations", "10", "--hosts-expected", "2", "--quiet")
-    told = until(lambda: [e["text"] for e in events(tmp_path, "Note") if "difnet host" in e["text"]][-2:], "commands")
+    launcher = three[0].start("launch", *WORDS, "--iterations", "10", "--hosts-expected", "2")
+    os.set_blocking(launcher.stderr.fileno(), False)
+    said: list[str] = []
+
+    def told() -> list[str]:
+        said.append(launcher.stderr.read() or "")
+        return [line for line in "".join(said).splitlines() if "difnet host" in line]
+
+    commands = until(lambda: found if len(found := told()) == 2 else None, "commands")
+    assert not any("difnet host" in e["text"] and "…" not in e["text"] for e in events(tmp_path, "Note"))
     hosts = []
-    for machine, line in zip(three[1:], told, strict=True):
+    for machine, line in zip(three[1:], commands, strict=True):
         assignment, program, *words = shlex.split(line)
         assert program == "difnet" and f"{three[0].address}:5600" in line
         hosts.append(machine.start(*words, **dict([assignment.split("=", 1)])))

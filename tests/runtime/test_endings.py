@@ -158,9 +158,9 @@ def test_no_further_process_ends_those_that_were_started_and_the_launcher_is_tol
         return fork()
 
     with Registry("tcp://127.0.0.1:*", "secret", {0: []}) as registry:
-        registry.run = {"run": "sines"}
+        registry.run = {"run": "sines", "version": "0", "config": {}, "topology": {"hub": None}}
         assignment = SimpleNamespace(registry=registry.endpoint, run="sines")
-        monkeypatch.setattr(host, "run_agent", lambda k, assignment: signal.pause())
+        monkeypatch.setattr(host, "run_agent", lambda *_: signal.pause())
         monkeypatch.setattr(os, "fork", fork_twice)
         handler = signal.getsignal(signal.SIGTERM)
         try:
@@ -244,7 +244,7 @@ def test_a_host_that_is_killed_is_the_cause_and_the_iterations_are_those_of_the_
 def test_a_hub_that_is_killed_leaves_its_newest_model(running, tmp_path):
     """Not that of its last validation, which was the first, but that of the last snapshot."""
     (tmp_path / "held.py").write_text(HELD)
-    launcher = running("launch", *WORDS, "--eval-every", "1000", "--set", "measure_every=16")
+    launcher = running("launch", *WORDS, "--eval-every", "1000", "--set", "measure_every=16", "--on-failure", "continue")
     until((tmp_path / "held").exists, f"round {BLOCK}")
     until(lambda: [e for e in events(tmp_path, "Measured") if e["iteration"] == BLOCK], "its snapshot")
     os.kill(agents_of(launcher.pid)[0], signal.SIGKILL)
