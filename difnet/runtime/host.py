@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import wait
@@ -44,7 +44,7 @@ from difnet.workload.kernels import compile_kernels, describe
 
 GRACE_S, BEAT_S, ANSWER_S = 3.0, 1.0, 30.0
 DEVICE_TIMEOUT_S = 60.0
-GONE_S = 1.0  # a launcher that is being killed takes a moment to be gone
+GONE_S, MOST_MOMENTS = 1.0, 30  # a launcher that is being killed takes a moment to be gone
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def run_host(told: HostSettings) -> int:
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher's death is told again for each of its threads
         asked.append(True)
+        gc.freeze()  # what is left at the end, torch and its traces, is not worth looking through
         raise Asked(143)
 
     raise_file_limit()
@@ -82,12 +83,13 @@ def run_host(told: HostSettings) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what was printed before it is not lost
     try:
         launcher = [os.pidfd_open(told.bound_to)] if told.bound_to else []  # readable once the launcher has ended
-    except ProcessLookupError:
-        return 143  # it has ended already
+    except ProcessLookupError:  # it has ended already
+        _tidy_up(told)
+        return 143
     signal.signal(signal.SIGTERM, end)
-    if told.bound_to:
-        die_with_parent(told.bound_to, signal.SIGTERM)
     try:
+        if told.bound_to:
+            die_with_parent(told.bound_to, signal.SIGTERM)
         with torch_settings():
             return _fork_and_supervise(told, launcher)
     except DifnetError:
@@ -96,8 +98,25 @@ def run_host(told: HostSettings) -> int:
         raise explained(error, f"the host of agents {agents_text(told.agents)} ends") from error
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending already
-        if told.registry.startswith("ipc://") and wait(launcher, GONE_S if asked else 0):  # killed: tidy up for it
-            shutil.rmtree(Path(told.registry.removeprefix("ipc://")).parent, ignore_errors=True)
+        if wait(launcher, 0) or (asked and told.bound_to and _is_going(told.bound_to, launcher)):
+            _tidy_up(told)
+
+
+def _is_going(pid: int, launcher: list[int]) -> bool:
+    """Whether the launcher is ending, which takes a moment; several, on a busy machine, from its first thread's end."""
+    for _ in range(MOST_MOMENTS):
+        if wait(launcher, GONE_S):
+            return True
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX":
+                return False
+    return False
+
+
+def _tidy_up(told: HostSettings) -> None:
+    """For a launcher that was killed: its folder of sockets."""
+    if told.registry.startswith("ipc://"):
+        shutil.rmtree(Path(told.registry.removeprefix("ipc://")).parent, ignore_errors=True)
 
 
 def run_foreground(told: HostSettings) -> int:

@@ -35,7 +35,7 @@ def die_with_parent(parent: int, sig: int = signal.SIGKILL) -> None:
     except (OSError, AttributeError):
         return
     if os.getppid() != parent:  # it ended before we asked
-        os._exit(1)
+        os.kill(os.getpid(), sig)
 
 
 def raise_file_limit() -> None:

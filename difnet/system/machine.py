@@ -6,12 +6,15 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
-from difnet.system.folders import cache_folder
+from difnet.system.folders import cache_folder, own_prefix
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def cpu_seconds() -> float:
@@ -42,14 +45,34 @@ def torch_settings(threads: int = 1) -> Iterator[None]:
 
     What torch's compiler keeps goes to our cache, not to the folder for temporary files.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.no_grad():
+        with _compilers_cache(), torch.no_grad():
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _compilers_cache() -> Iterator[None]:
+    """A folder that torch can make when it imports its compiler; for this time alone where our cache cannot be used."""
+    if VARIABLE in os.environ:
+        yield
+        return
+    kept = cache_folder() / "inductor"
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        with TemporaryDirectory(prefix=own_prefix("difnet-"), ignore_cleanup_errors=True) as scratch:
+            os.environ[VARIABLE] = scratch
+            try:
+                yield
+            finally:
+                del os.environ[VARIABLE]
+    else:
+        os.environ[VARIABLE] = str(kept)
+        yield
 
 
 def cores() -> int:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import tempfile
@@ -34,6 +35,7 @@ Say = Callable[[str], None]
 MOST_NODES, MOST_VALUES = 2000, 200_000
 COMPILE_TIMEOUT_S = 900.0
 COMPILING = "compiling-"
+PLAIN = re.compile(r"[\w./+@=-]+", re.ASCII)  # torch hands its compiler the names of files unquoted
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}  # of the largest value; summation order differs
 
 
@@ -81,7 +83,15 @@ def _begin(name: str, function: Function, example: list[Tensor], engine: str, sa
     if graph is None or not _should_compile(graph, example, engine):
         return Pending(name, function, example, graph, None, 0)
     folder = cache_folder() / _key(graph, example, threads)
-    pid = 0 if (folder / "about.json").exists() else _fork_compiler(graph, example, folder, threads)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        pid = 0 if (folder / "about.json").exists() else _fork_compiler(graph, example, folder, threads)
+    except OSError as error:
+        reason = f"the cache {folder.parent} cannot be used: {error.strerror}; set DIFNET_CACHE to another folder"
+        if engine == "aot":
+            raise EnvironmentLacks(f"{name} could not be compiled: {reason}") from error
+        say(f"{name} could not be compiled ({reason}); the traced graph runs instead")
+        return Pending(name, function, example, graph, None, 0)
     return Pending(name, function, example, graph, folder, pid)
 
 
@@ -168,8 +178,10 @@ def _fork_compiler(graph: torch.fx.GraphModule, example: list[Tensor], folder: P
         die_with_parent(parent)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         sweep_orphans(folder.parent, COMPILING)
+        if not PLAIN.fullmatch(str(folder.parent)):
+            place = os.open(folder.parent, os.O_RDONLY)  # by this number it has a name that is plain
+            folder = Path(f"/proc/{os.getpid()}/fd/{place}", folder.name)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=own_prefix(COMPILING)) as scratch:
             log = os.open(os.path.join(scratch, "log.txt"), os.O_CREAT | os.O_WRONLY, 0o600)
             os.dup2(log, 2)
@@ -184,7 +196,7 @@ def _fork_compiler(graph: torch.fx.GraphModule, example: list[Tensor], folder: P
 
 def _compile(graph: torch.fx.GraphModule, example: list[Tensor], scratch: Path, folder: Path, threads: int) -> None:
     """Compile into the cache. The kernel is not run here: a forked child must not enter its parent's threads."""
-    kept = cache_folder() / "inductor"  # precompiled headers, which torch keeps in "the" temporary folder
+    kept = folder.parent / "inductor"  # precompiled headers, which torch keeps in "the" temporary folder
     kept.mkdir(exist_ok=True)
     tempfile.tempdir = str(kept)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")

@@ -244,7 +244,8 @@ def test_a_host_that_is_killed_is_the_cause_and_the_iterations_are_those_of_the_
 def test_a_hub_that_is_killed_leaves_its_newest_model(running, tmp_path):
     """Not that of its last validation, which was the first, but that of the last snapshot."""
     (tmp_path / "held.py").write_text(HELD)
-    launcher = running("launch", *WORDS, "--eval-every", "1000", "--set", "measure_every=16", "--on-failure", "continue")
+    launcher = running("launch", *WORDS, "--eval-every", "1000", "--set", "measure_every=16", "--on-failure",
+                       "continue")  # fmt: skip
     until((tmp_path / "held").exists, f"round {BLOCK}")
     until(lambda: [e for e in events(tmp_path, "Measured") if e["iteration"] == BLOCK], "its snapshot")
     os.kill(agents_of(launcher.pid)[0], signal.SIGKILL)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 
 import pytest
 
@@ -99,6 +100,27 @@ def test_nothing_outlives_a_killed_launcher(running, tmp_path):
     launcher, pids = begin(running, tmp_path, "--topology", "ring6", *LONG)
     launcher.kill()
     until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids.values()), "the agents' end", 20)
+
+
+@pytest.mark.slow
+def test_nothing_outlives_a_launcher_killed_while_kernels_are_compiled(running, tmp_path, monkeypatch):
+    """Neither a process, a compiler's among them, nor the folder of sockets (the fixture looks)."""
+    monkeypatch.setenv("DIFNET_CACHE", str(tmp_path / "cache"))
+    launcher = running("launch", "--topology", "cycle_graph(n=3)", "--quiet")
+    until(lambda: any("compiling" in e["text"] for e in events(tmp_path, "Note")), "the compiler")
+    launcher.kill()
+
+
+def test_a_host_whose_launcher_was_killed_before_it_could_look_tidies_up_for_it(difnet, tmp_path):
+    """Importing takes seconds, in which nobody watches the launcher."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    sockets = tmp_path / "difnet-1-abc"
+    sockets.mkdir()
+    (sockets / "registry").write_text("")
+    done = difnet("host", "--agents", "0", "--registry", f"ipc://{sockets}/registry", "--token", "sesame",
+                  "--bound-to", str(ended.pid))  # fmt: skip
+    assert done.status == 143 and not sockets.exists(), done.err
 
 
 @pytest.mark.slow

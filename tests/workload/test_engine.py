@@ -79,6 +79,16 @@ def test_a_cache_that_cannot_be_written_costs_speed_and_nothing_else(tmp_path, m
     monkeypatch.setenv("DIFNET_CACHE", str(tmp_path / "file"))
     kernel, said = prepared("auto")
     assert kernel.engine == "traced" and any("could not be compiled" in line for line in said)
+    assert len(said) == 1 and "set DIFNET_CACHE to another folder" in said[0], "and nothing is begun in vain"
+
+
+@pytest.mark.slow
+def test_a_cache_with_blanks_and_quotes_in_its_name_keeps_kernels_too(tmp_path, monkeypatch):
+    """The compiler is handed names of files as they are, and would take such a one for several."""
+    monkeypatch.setenv("DIFNET_CACHE", str(tmp_path / "it's \"my\" own $(cache)"))
+    kernel, _ = prepared("aot")
+    assert kernel.engine == "aot" and close(kernel.run(EXAMPLE), curved(EXAMPLE))
+    assert prepared("aot")[1] == [], "taken from the cache"
 
 
 def test_another_computation_is_another_kernel(cache):
