@@ -14,7 +14,7 @@ from difnet.launch_models import LaunchModel, rates_beside
 from difnet.maths.scores import interval
 from difnet.record.events import LAUNCH_MODEL
 from difnet.record.files import TaskScore
-from difnet.record.formatting import number_text
+from difnet.record.formatting import markdown, number_text
 from difnet.record.run import Run
 
 CARD = "MODEL.md"
@@ -52,7 +52,7 @@ def model_card(learnt: LaunchModel, module: nn.Module, run: Run | None, files: M
     Args: `run`, where it is at hand, tells how it was trained and tested; `files`, the exported ones by format.
     """
     about = learnt.about
-    task, algorithm = about["task"]["name"], about["algorithm"]["name"]
+    task, algorithm = (markdown(about[of]["name"]) for of in ("task", "algorithm"))
     parts = [
         f"# A launch model for {task}",
         f"Trained by difnet with the algorithm {algorithm}, to be fitted to a new task in a few gradient steps on a "
@@ -160,4 +160,4 @@ def _plugin(told: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {markdown(value)} |" for name, value in rows.items())])

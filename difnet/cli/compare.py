@@ -67,12 +67,15 @@ def _table(document: dict[str, Any]) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
+    from difnet.record.formatting import harmless, printable
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")
     for head in ("A", "B", "B/A"):
         table.add_column(head, justify="right")
     for name, values in document["config"].items():
-        table.add_row(name, *(Text("–" if v is None else str(v)) for v in values), "", style="yellow")
+        shown = (Text("–" if v is None else printable(str(v))) for v in values)
+        table.add_row(printable(name), *shown, "", style="yellow")
     for name, row in document["figures"].items():
         table.add_row(*_row(name, row, document["energy_quality"]))
     told = {
@@ -82,7 +85,7 @@ def _table(document: dict[str, Any]) -> "RenderableType":
     }[document["same_launch_model"]]
     config = "" if document["config"] else " Their configurations are the same."
     verdict = Text(f"A and B: {told}.{config}", "bold")
-    return Group(Text(f"A  {document['a']}\nB  {document['b']}"), Text(), table, Text(), verdict)
+    return Group(Text(harmless(f"A  {document['a']}\nB  {document['b']}")), Text(), table, Text(), verdict)
 
 
 def _row(name: str, row: dict[str, float | None], energy_quality: list[str | None]) -> tuple[str, str, str, str]:

@@ -97,7 +97,9 @@ def check(place: str | None, only: tuple[str, ...], data_dir: str | None, as_jso
 
 def _say_why(verdict: Verdict) -> None:
     if verdict.why:
-        click.echo(f"{'warning: ' if verdict.good else ''}{verdict.name}: {verdict.why}", err=True)
+        from difnet.record.formatting import harmless
+
+        click.echo(f"{'warning: ' if verdict.good else ''}{verdict.name}: {harmless(verdict.why)}", err=True)
 
 
 @command.command()

@@ -42,6 +42,7 @@ def command(
     from difnet.cli.data import waiting
     from difnet.cli.launch_model import launch_model
     from difnet.record.files import finite_or_none
+    from difnet.record.formatting import harmless
 
     both = {f"{prefix}{name}": given[name] for name in ("shots", "queries") for prefix in ("", "eval_")}
     words = {**both, "data_dir": given["data_dir"]}
@@ -54,7 +55,7 @@ def command(
     if as_json:
         click.echo(json.dumps(finite_or_none(document)))
         return
-    click.echo(_head(document) + "\n")
+    click.echo(harmless(_head(document)) + "\n")
     print_table(*_table(document))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from difnet.cli import following
+from difnet.record.formatting import harmless
 from difnet.screen import terminal
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def command(ctx: click.Context, run: str, home: str, patience: float, as_json: b
                         raise shown.failure
             ended = shown.view.ended
     except Silent as silence:
-        click.echo(f"difnet: {silence}", err=True)
+        click.echo(f"difnet: {harmless(str(silence))}", err=True)
         ctx.exit(1)
     except KeyboardInterrupt:
-        click.echo(f"difnet: stopped watching; the run goes on. Again: difnet watch {folder}", err=True)
+        click.echo(f"difnet: stopped watching; the run goes on. Again: difnet watch {harmless(str(folder))}", err=True)
         ctx.exit(130)
     if ended and not as_json:
         from difnet.screen.lines import summary_table

@@ -1,6 +1,7 @@
 """How do figures become text? Pure functions, shared by the screen, the tables and the report."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,3 +77,22 @@ def harmless(text: str) -> str:
 def printable(text: str) -> str:
     """The same on one line."""
     return " ".join(harmless(text).split())
+
+
+def markdown(text: str) -> str:
+    """The same as words of Markdown that stay words: no tag, link, picture, emphasis, code or cell of a table.
+
+    >>> markdown("<b> | ![x](y)")
+    '&lt;b> \\\\| !\\\\[x\\\\](y)'
+    """
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"[\\`*\[\]|]", r"\\\g<0>", text)
+
+
+def in_picture(text: str) -> str:
+    """The same as a picture's words, which are no mathematics of matplotlib's.
+
+    >>> in_picture("a $b$")
+    'a \\\\$b\\\\$'
+    """
+    return printable(text).replace("$", "\\$")

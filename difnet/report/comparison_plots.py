@@ -10,7 +10,7 @@ from difnet.errors import RunFolderError
 from difnet.maths.distributions import bandwidth, cdf, density
 from difnet.record.costs import Target, to_reach
 from difnet.record.events import LOCAL_AVERAGE, OWN_MODELS
-from difnet.record.formatting import bytes_text, steps_text, time_text
+from difnet.record.formatting import bytes_text, in_picture, steps_text, time_text
 from difnet.record.run import Run
 from difnet.report.experiments import Experiments, grouped, scores, spent, steps_tested, target_text
 from difnet.report.plots import COLOURS, INK, PALE, figure_of, finish, new_figure
@@ -45,7 +45,7 @@ def costs(runs: Sequence[Run], target: Target) -> "Figure":
     for ax, (name, title, show) in zip(page.subplots(1, 2, sharey=True), panels, strict=True):
         amounts = [[one.get(name) if one else None for one in each] for each in needed]
         _bars(ax, {"": (colours, amounts)}, show, remarks)
-        ax.set_yticks(range(len(groups)), list(groups))
+        ax.set_yticks(range(len(groups)), [*map(in_picture, groups)])
         finish(ax, title, f"to reach {target_text(target)}", "", grid="x")
     return page
 
@@ -72,7 +72,7 @@ def time_and_energy(runs: Sequence[Run]) -> "Figure":
             amounts = [[spent(run).get(names[panel]) for run in group] for group in groups.values()]
             shown[label] = ([colour] * len(groups), amounts)
         _bars(ax, shown, show)
-        ax.set_yticks(range(len(groups)), list(groups))
+        ax.set_yticks(range(len(groups)), [*map(in_picture, groups)])
         finish(ax, title, x_label, "", grid="x")
     _one_legend(page)
     return page
@@ -219,7 +219,7 @@ def _draw_distributions(ax: "Axes", groups: Experiments, what: str, steps: str) 
             values.append(_step(ax, np.concatenate(each), color=colour, linewidth=1.8, label=name))
         averages = np.concatenate([scores(run, what, steps, LOCAL_AVERAGE) for run in group])
         if averages.size and tuple(averages) not in drawn:  # several may have set out from the same average
-            name, dashes = f"{LOCAL_AVERAGE} ({label})", (0, (4, 2))
+            name, dashes = f"{LOCAL_AVERAGE} ({in_picture(label)})", (0, (4, 2))
             values.append(_step(ax, averages, color=colour, linewidth=1.3, linestyle=dashes, label=name, zorder=3))
             drawn.append(tuple(averages))
     if len(drawn) == 1:
@@ -242,4 +242,4 @@ def _width(accuracies: np.ndarray) -> float:
 
 
 def _pooled_label(label: str, each: Sequence[np.ndarray]) -> str:
-    return label if len(each) == 1 else f"{label} ({len(each)} seeds)"
+    return in_picture(label) + ("" if len(each) == 1 else f" ({len(each)} seeds)")

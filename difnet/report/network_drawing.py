@@ -12,6 +12,7 @@ import numpy as np
 
 from difnet.errors import EnvironmentLacks
 from difnet.maths.mixing import Array
+from difnet.record.formatting import in_picture
 from difnet.topology import Topology
 
 if TYPE_CHECKING:
@@ -198,8 +199,9 @@ def save_picture(topology: Topology, path: str, distances: Any = None) -> None:
     ax = figure.add_subplot()
     draw_network(ax, topology, distances)
     ax.set_title(
-        f"{topology.name}: {topology.agents} agents, {len(topology.edges)} edges\n", loc="left", color=INK, fontsize=13
-    )
+        f"{in_picture(topology.name)}: {topology.agents} agents, {len(topology.edges)} edges\n", loc="left", color=INK,
+        fontsize=13,
+    )  # fmt: skip
     ax.text(
         0, 1.01, f"{topology.rule} weights, mixing rate {topology.mixing_rate:.4f}",
         transform=ax.transAxes, color="#6b7b8c", fontsize=10, va="bottom",

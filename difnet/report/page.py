@@ -2,9 +2,12 @@
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+
+from difnet.record.formatting import harmless, markdown
 
 
 @dataclass(frozen=True)
@@ -59,30 +62,27 @@ class Section:
 
 def to_markdown(title: str, sections: Iterable[Section]) -> str:
     """The report as GitHub's Markdown; pictures are files beside it."""
-    parts = [f"# {_md(title)}"]
+    parts = [f"# {markdown(title)}"]
     for section in sections:
-        parts += [f"## {_md(section.title)}", *(_block_md(block) for block in section.blocks)]
+        parts += [f"## {markdown(section.title)}", *(_block_md(block) for block in section.blocks)]
     return "\n\n".join(parts) + "\n"
-
-
-def _md(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
 
 
 def _block_md(block: Block) -> str:
     match block:
         case Items():
-            return "\n".join(f"- {_md(text)}" for text in block.texts) or "Nothing."
+            return "\n".join(f"- {markdown(text)}" for text in block.texts) or "Nothing."
         case Table():
             rule = "|".join([":--", *["--:"] * (len(block.head) - 1)])
-            rows = [" | ".join(map(_md, row)) for row in (block.head, *block.rows)]
+            rows = [" | ".join(map(markdown, row)) for row in (block.head, *block.rows)]
             return "\n".join(f"| {row} |" for row in [rows[0], rule, *rows[1:]])
         case Picture():
-            return f"![{_md(block.caption)}]({block.file})\n\n*{_md(block.caption)}*"
+            return f"![{markdown(block.caption)}]({block.file})\n\n*{markdown(block.caption)}*"
         case Code():
-            fence = "`" * 4
-            return f"**{_md(block.title)}**\n\n{fence}\n{block.text.rstrip()}\n{fence}"
-    return _md(block.text)
+            text = harmless(block.text).rstrip()
+            fence = "`" * max(4, 1 + max(map(len, re.findall("`+", text)), default=0))
+            return f"**{markdown(block.title)}**\n\n{fence}\n{text}\n{fence}"
+    return markdown(block.text)
 
 
 # As HTML
@@ -133,7 +133,7 @@ def to_html(title: str, sections: Iterable[Section]) -> str:
 
 
 def _esc(text: str) -> str:
-    return html.escape(text, quote=True)
+    return html.escape(harmless(text), quote=True)
 
 
 def _cell_html(text: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from difnet.errors import RunFolderError
-from difnet.record.formatting import number_text
+from difnet.record.formatting import in_picture, number_text
 from difnet.screen.charts import BARS
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _draw_classes(ax: "Axes", held: Sequence[AgentData], classes: Sequence[str],
                 sizes = [(72 * cell * 0.85) ** 2 * n / most for n in holding.classes.values()]
                 ax.scatter([x] * len(places), places, s=sizes, color=colour, linewidths=0)
     every = -(-len(classes) // 30)
-    ax.set_yticks(range(0, len(classes), every), [c.rpartition("/")[2] for c in classes[::every]])
+    ax.set_yticks(range(0, len(classes), every), [in_picture(c.rpartition("/")[2]) for c in classes[::every]])
     ax.set_ylim(-0.7, len(classes) - 0.3)
 
 
@@ -174,7 +174,7 @@ def _name_columns(ax: "Axes", held: Sequence[AgentData]) -> None:
     every = -(-len(agents) // 50)
     columns = enumerate(zip(_columns(held), held, strict=True))
     shown = [(x, h) for n, (x, h) in columns if h.who in PARTS or not n % every]
-    ax.set_xticks([x for x, _ in shown], [h.who for _, h in shown])
+    ax.set_xticks([x for x, _ in shown], [in_picture(h.who) for _, h in shown])
     for label, (_, holding) in zip(ax.get_xticklabels(), shown, strict=True):
         label.set_rotation(90 if holding.who in PARTS or len(agents) > 25 else 0)
     ax.set_xlim(-0.7, len(held) + 0.3)

@@ -10,7 +10,7 @@ import numpy as np
 from difnet.errors import EnvironmentLacks, RunFolderError
 from difnet.maths.theory import promised_decay
 from difnet.record.events import AgentLost, Measured
-from difnet.record.formatting import steps_text
+from difnet.record.formatting import in_picture, steps_text
 from difnet.record.run import Run
 from difnet.report.experiments import accurate, grouped, steps_validated
 
@@ -41,7 +41,7 @@ def validation(runs: Sequence[Run], ax: "Axes | None" = None, steps: str | None 
         if not len(x):
             continue
         colour = COLOURS[index % len(COLOURS)]
-        name = label if len(members) == 1 else f"{label} (mean of {len(members)} seeds)"
+        name = in_picture(label) + ("" if len(members) == 1 else f" (mean of {len(members)} seeds)")
         style: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "markevery": max(len(x) // 10, 1)}
         ax.plot(x, rows.mean(axis=0), color=colour, label=name, markersize=4.5, linewidth=1.8, **style)
         if len(members) > 1:
@@ -70,7 +70,7 @@ def consensus(runs: Sequence[Run], ax: "Axes | None" = None) -> "Figure":
             if not positive.any():
                 continue
             x, y = measured["iteration"][positive], measured["disagreement"][positive]
-            name = "measured" if alone else label
+            name = "measured" if alone else in_picture(label)
             ax.plot(x, y, color=colour, linewidth=1.6, label=name if name not in seen else None)
             seen.add(name)
             rate = run.mixing_rate if run.combine == "mean" else None
@@ -122,10 +122,10 @@ def network(run: Run, ax: "Axes | None" = None) -> "Figure":
     if told := _last_distances(run, topology.agents):
         iteration, distances = told
         draw_network(ax, topology, distances=distances)
-        title = f"{topology.name}, iteration {iteration}"
+        title = f"{in_picture(topology.name)}, iteration {iteration}"
     else:
         draw_network(ax, topology)
-        title = topology.name
+        title = in_picture(topology.name)
     ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     if lost:
         x, y = layout(topology)[lost].T

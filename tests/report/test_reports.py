@@ -1,6 +1,7 @@
 """What a report says of costs, fairness and servers, against counts made by hand from the folders it read."""
 
 import csv
+import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -316,6 +317,24 @@ def test_the_page_escapes_what_a_run_is_called(tmp_path):
     page = writing.write([finding.load(folder)], tmp_path / "report")
     assert "<script" not in page.read_text() and "&lt;script&gt;alert(1)" in page.read_text()
     assert "<script" not in (tmp_path / "report" / "report.md").read_text()
+
+
+SLY = "\x1b]0;owned\x07<b>$\\frac$ | ![x](http://x/y.png) `````\nand more"
+
+
+def test_a_sly_name_is_nothing_but_words_in_reports_and_pictures(tmp_path):
+    """No escape sequence, tag, picture from elsewhere, cell, code or formula; also not in a configuration."""
+    folder = fake_run.write(tmp_path / "sly", 6, iterations=100, run=SLY)
+    topology = json.loads((folder / "topology.json").read_text()) | {"name": SLY}
+    (folder / "topology.json").write_text(json.dumps(topology))
+    (folder / "config.toml").write_text("topology = 'ring6' # `````\n")
+    (folder / "run.json").write_text(json.dumps(json.loads((folder / "run.json").read_text()) | {"topology": SLY}))
+    page = writing.write([finding.load(folder)], tmp_path / "report")
+    for text in (page.read_text(), page.with_suffix(".md").read_text()):
+        assert "\x1b" not in text and "\x07" not in text and "<b>" not in text
+    told = page.with_suffix(".md").read_text()
+    assert told.startswith("# \\]0;owned &lt;b>$\\\\frac$ \\| !\\[x\\](http://x/y.png) \\`\\`\\`\\`\\` and more\n")
+    assert "\n``````\ntopology = 'ring6' # `````" in told
 
 
 def test_an_unfinished_run_gets_a_report_that_admits_it(tmp_path):

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
@@ -26,6 +28,7 @@ from difnet.screen.charts import log_chart
 from difnet.screen.dashboard import View, render, theory_lines, update
 from difnet.screen.lines import plain_line, summary_table
 from tests import fake_run
+from tests.conftest import DEADLINE_S, environment
 
 
 def view_of(stream: list[Event]) -> View:
@@ -139,6 +142,20 @@ def test_control_characters_from_a_log_never_reach_the_terminal():
     assert line is not None and line.isprintable()
     view = update(View(), Note("\x1b]0;title\x07 hello\nworld"))
     assert view.notes[-1][1].isprintable()
+
+
+def test_names_in_a_copied_folder_never_reach_the_terminal_as_escape_sequences(tmp_path):
+    """What commands print of it: the screen and table of watch, the columns of compare, an error's one line."""
+    sly = "\\u001b]0;owned\\u0007"
+    folders = [fake_run.write(tmp_path / name, 3, iterations=100, run="x\x1b[31m") for name in ("a", "b\x1b[31m")]
+    for n, folder in enumerate(folders):
+        (folder / "config.toml").write_text(f'task = "{sly}{n}"\n"{sly}" = {n}\n')
+    shown = [difnet("watch", folders[1]), difnet("compare", *folders)]
+    assert all(one.exit_code == 0 and "\x1b" not in one.output and "\x07" not in one.output for one in shown)
+    (folders[1] / "run.json").write_text("{")
+    ended = subprocess.run([sys.executable, "-m", "difnet", "report", str(folders[1])], capture_output=True, text=True,
+                           timeout=DEADLINE_S, env=environment())  # fmt: skip
+    assert ended.returncode == 2 and "is damaged" in ended.stderr and "\x1b" not in ended.stderr
 
 
 def test_the_chart_has_the_highest_value_at_the_top():
