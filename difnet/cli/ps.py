@@ -28,4 +28,4 @@ def command(home: str, as_json: bool) -> None:
     else:
         head = ["run", "user", "pid", "since", "agents", "iteration", "folder"]
         print_table(head, [[r.run, r.user, r.pid, r.since, "?" if r.agents is None else r.agents,
-                            f"{r.iteration}/{r.iterations or '?'}", r.folder] for r in runs])  # fmt: skip
+                            f"{r.iteration or 0}/{r.iterations or '?'}", r.folder] for r in runs])  # fmt: skip

@@ -1,14 +1,14 @@
 """Which runs go on at this moment, how far have they come, and what do their agents print?"""
 
+import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from difnet.errors import RunFolderError
 from difnet.record import finding
-from difnet.record.events import Event, Pulse, RunStarted
-from difnet.record.files import parse_event
 from difnet.system.holding import Holder, held_here, holder, is_held
 
 POLL_S = 0.25
@@ -21,8 +21,8 @@ class Living(NamedTuple):
     user: str
     pid: int
     since: str  # ISO 8601
-    agents: int | None  # None as long as the run has not said so
-    iteration: int
+    agents: int | None  # None as long as the run has not said so, here and below
+    iteration: int | None
     iterations: int | None
     folder: str
 
@@ -39,23 +39,25 @@ def living(home: str | Path = "runs") -> list[Living]:
 
 
 def _told(folder: Path, by: Holder) -> Living:
-    agents, iteration, iterations = None, 0, None
+    known: dict[str, Any] = {}
     for event in _last_words(folder / "events.jsonl"):
-        if isinstance(event, RunStarted):
-            agents, iterations = event.agents, event.iterations
-        elif isinstance(event, Pulse):
-            iteration = event.iteration
-    return Living(folder.name, by.user, by.pid, by.since, agents, iteration, iterations, str(folder))
+        known |= event
+    return Living(folder.name, by.user, by.pid, by.since, known.get("agents"), known.get("iteration"),
+                  known.get("iterations"), str(folder))  # fmt: skip
 
 
-def _last_words(path: Path) -> Iterator[Event]:
-    """What says how far a run has come; other lines, of which some are long, are not read."""
+def _last_words(path: Path) -> Iterator[dict[str, Any]]:
+    """What says how far a run has come, of any difnet: one newer than this may list its runs here, too.
+
+    Other lines, of which some are long, are not read, and what is damaged tells nothing.
+    """
     if not path.is_file():
         return
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.startswith((b'{"event": "RunStarted"', b'{"event": "Pulse"')) and line.endswith(b"\n"):
-                yield parse_event(path, number, line)
+        for line in file:
+            if line.startswith((b'{"event": "RunStarted"', b'{"event": "Pulse"')):
+                with suppress(ValueError, RecursionError):
+                    yield json.loads(line)
 
 
 def resolve(word: str, home: str | Path = "runs") -> Path:

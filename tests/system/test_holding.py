@@ -14,7 +14,15 @@ from difnet.system import holding
 from difnet.system.folders import running_folder
 from tests.conftest import environment, until
 
-HOLD = "import sys; from pathlib import Path; from difnet.system.holding import hold\nwith hold(Path(sys.argv[1]), print): print('held', flush=True); sys.stdin.read()"  # fmt: skip  # noqa: E501
+HOLD = """
+import sys
+from pathlib import Path
+from difnet.system.holding import hold
+
+with hold(Path(sys.argv[1]), print):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
