@@ -17,7 +17,7 @@ def command(run: str, agent: int | None, follow: bool, home: str) -> None:
     \b
     Examples:
       difnet logs latest
-      difnet logs latest 3 -f
+      difnet logs latest 0 -f
     """
     from difnet.record.formatting import harmless
     from difnet.record.living import printed, resolve
