@@ -76,12 +76,12 @@ def test_every_client_is_held_out_about_as_often_as_any_other():
 
 @given(samples=st.integers(0, 500), fraction=st.floats(0.001, 0.999), seed=seeds)
 def test_support_and_query_share_no_sample_and_miss_none_or_no_cut_is_made(samples, fraction, seed):
-    if samples * min(fraction, 1 - fraction) > 0.5:  # something rounds to a sample on either side
+    if samples * min(fraction, 1 - fraction) > 0.5 + 1e-9:  # something rounds to a sample on either side
         support, query = split_samples(samples, fraction, rng(seed))
         assert len(support) and len(query)
         assert sorted([*support.tolist(), *query.tolist()]) == list(range(samples))
         assert abs(len(support) - fraction * samples) <= 0.5 + 1e-9
-    elif samples * min(fraction, 1 - fraction) < 0.5:
+    elif samples * min(fraction, 1 - fraction) < 0.5 - 1e-9:
         with pytest.raises(ConfigError, match=str(fraction)):
             split_samples(samples, fraction, rng(seed))
 
