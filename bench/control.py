@@ -93,9 +93,10 @@ def prepare(sockets: Sequence[zmq.Socket], length: int) -> None:
     """One host with all agents says that they are prepared."""
     agents = [*range(len(sockets))]
     facts = {"engine": "eager", "parameters": length, "length": length, "flops": None, "server": None, "model": {},
-             "pieces": [], "transductive": False, "manifest": None}  # fmt: skip
+             "pieces": [], "carriers": [0, 1], "transductive": False, "manifest": None}  # fmt: skip
     tell(sockets[0], "configuration?", {"agents": agents, "name": "host", "version": "", "run": None})
-    tell(sockets[0], "prepared", {"host": "host", "agents": agents, "environment": {}, "facts": facts})
+    tell(sockets[0], "prepared", {"host": "host", "agents": agents, "environment": {}, "facts": facts,
+                                 "checkpoints": {}})  # fmt: skip
     hear(sockets[0], "run")
 
 
@@ -180,7 +181,9 @@ def listen(
     neighbours = {k: sorted({(k - 1) % K, (k + 1) % K}) for k in range(K)}
     with Registry("tcp://127.0.0.1:*", TOKEN, neighbours) as registry:
         registry.run = {"run": "", "version": "", "config": {}, "topology": {"hub": None},
-                        "hashes": {"topology": "", "weights": ""}}  # fmt: skip
+                        "hashes": {"topology": "", "weights": ""},
+                        "id": "", "folder": "", "resumes": False}  # fmt: skip
+        registry.begin(0)
         take = taking(folder)
         (folder / "endpoint").write_text(registry.endpoint)
         wait_for_start()

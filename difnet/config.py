@@ -190,6 +190,8 @@ class RunConfig(BaseModel):
     on_failure: Literal["restart", "continue", "stop"] = "restart"  # what an agent's death means to the rest
     max_lost: Annotated[int, Field(ge=0)] = 0  # so many lost agents still count as success
     # the record
+    checkpoint_every: Annotated[int, Field(ge=0)] | None = None  # iterations; 0: never; None: as `checkpoint_s` says
+    checkpoint_s: Annotated[float, Field(gt=0)] = 60.0  # at the least, between two; more where saving takes long
     runs: str = "runs"
     name: Annotated[str | None, AfterValidator(_name)] = None
 

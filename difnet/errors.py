@@ -27,6 +27,10 @@ class RunFolderError(ConfigError):
     """A folder that is no run, or a run whose files do not fit together."""
 
 
+class CheckpointError(RunFolderError):
+    """A checkpoint that cannot be used, and why."""
+
+
 class EnvironmentLacks(DifnetError):
     """This machine lacks something that the command needs."""
 

@@ -120,7 +120,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No process and no temporary file of a command outlives the test that ran it.
 
     Each test's commands carry a mark of their own in their environment, and have a folder of their own for what is
@@ -128,6 +128,7 @@ def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
     scratch, mark = tempfile.mkdtemp(prefix="dn"), secrets.token_hex(8)
     monkeypatch.setenv("TMPDIR", scratch)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("DIFNET_TEST", mark)
     before = set(psutil.pids())  # whoever is new is looked at more closely
     yield

@@ -20,6 +20,7 @@ from difnet.system.limits import scarce
 COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a click command called `command`
     "launch": ("launch", "Run a network of agent processes that learn one launch model."),
     "simulate": ("simulate", "Run the same recursion for all agents in one process."),
+    "resume": ("resume", "Have a run go on that was killed, stopped, or is to do more iterations."),
     "topology": ("topology", "List, show, make and weigh networks."),
     "data": ("data", "List, check and fetch data sets, and show who has what."),
     "watch": ("watch", "Show the dashboard of a running or finished run."),

@@ -22,7 +22,7 @@ def follow(run: Callable[[Any, Callable[[Any], None]], dict[str, Any]], words: d
     status another one than 0, and so does a summary that was asked for as JSON and cannot be delivered.
     """
     if words["print_config"]:
-        click.echo(config.to_toml(), nl=False)
+        click.echo(getattr(config, "config", config).to_toml(), nl=False)
         return 0
     quiet, as_json = words["quiet"], words["as_json"]
 

@@ -17,6 +17,7 @@ from difnet.cli import following, options
 @click.option("--dry-run", is_flag=True, help="Print what would be started where, and stop.")
 @click.option("--transport", help="ipc or tcp between the agents of this machine.  [ipc]")
 @click.option("--on-failure", help="When an agent dies: restart it, continue without it, or stop.  [restart]")
+@click.option("--checkpoint-every", type=int, metavar="N", help="Iterations; 0: never.  [once a minute]")
 @click.option("--max-lost", type=int, help="So many lost agents still count as success.  [0]")
 def command(ready_made: str | None, **given: Any) -> int:
     """Run a network of agents, each an operating-system process, that learn one launch model together.
@@ -35,6 +36,7 @@ def command(ready_made: str | None, **given: Any) -> int:
       difnet launch --topology complete10 --combine trim:1
       difnet launch --topology star10 --algorithm fedmeta --set algorithm.inner=meta-sgd --set server.clients=4
       difnet launch --topology star10 --algorithm fedavg --task synthetic --target accuracy=0.6
+      difnet launch --topology ring6 --iterations 300 --checkpoint-every 100
       difnet launch --topology ring40 --hosts-expected 3 --dry-run
     """
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}

@@ -41,8 +41,8 @@ WORDS = [
     click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with any of these."),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field, e.g. algorithm.inner=anil."),
 ]
-HERE = [
-    click.option("--runs", metavar="DIR", help="Where run folders go.  [runs]"),
+HERE = [click.option("--runs", metavar="DIR", help="Where run folders go.  [runs]")]
+SHOWN = [
     click.option("--print-config", is_flag=True, help="Print the resolved configuration and stop."),
     click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document."),
     click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
@@ -59,8 +59,15 @@ def of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
 def shared(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command these words, and those that say what becomes of it here."""
     for word in reversed(HERE):
-        command = word(command)
+        command = word(shown(command))
     return of_a_run(command)
+
+
+def shown(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the words that say what is shown of a run."""
+    for word in reversed(SHOWN):
+        command = word(command)
+    return command
 
 
 def read(words: dict[str, Any], ready_made: str | None = None) -> Any:

@@ -28,6 +28,7 @@ import numpy as np
 import zmq
 
 from difnet.errors import EnvironmentLacks, WireError
+from difnet.exchange.refusals import Refusals
 from difnet.exchange.sockets import dual, readable
 from difnet.exchange.vocabulary import TO_REGISTRY, Known, read
 from difnet.exchange.wire import FRAME_LIMIT, kind_of, pack_control
@@ -38,7 +39,6 @@ HOST_SILENCE_S = 15.0  # a host unheard for so long is not asked for anything
 MOST_QUEUED = 16  # messages of one connection that wait to be read; more wait with whoever sends them
 MOST_FRAMES = 10_000  # of a message: 40 GB of launch model
 MOST_READ, TURN_S = 1000, 0.1  # in one turn: who calls `listen` has deadlines of its own
-SAY_AGAIN_S = 10.0  # between two words about what was refused
 SELDOM = ("log", "exited")  # what a host says of its agents; all else that names an agent, the agent says itself
 
 
@@ -66,31 +66,11 @@ class HostSeen:
         return self.supervises and time.monotonic() - self.heard_at > HOST_SILENCE_S
 
 
-class Refusals:
-    """What was dropped: counted, and put into words at most every SAY_AGAIN_S."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._told, self._last, self._say_at = 0, "", 0.0
-
-    def add(self, who: str, why: str) -> None:
-        """One more."""
-        self.count, self._last = self.count + 1, f"from {who}: {why}"
-
-    def news(self, over: bool = False) -> str:
-        """What is to be said of them now, or ""; when all is over, whatever was not said yet."""
-        new = self.count - self._told
-        if not new or (time.monotonic() < self._say_at and not over):
-            return ""
-        self._told, self._say_at = self.count, time.monotonic() + SAY_AGAIN_S
-        return (f"refused {'a message' if new == 1 else f'{new} messages, the latest'} {self._last}; "
-                f"{'it was' if new == 1 else 'they were'} dropped ({self.count} so far)")  # fmt: skip
-
-
 class Registry:
     """The launcher's end; use as a context manager.
 
     `run` is what a host is told when it asks, its "run" and "version" among it. `refusals` tell what was dropped.
+    Agents are introduced to each other once it is said with which iteration they begin: `begin`.
 
     Args: `token`, a secret that every message must carry; `neighbours`, agent -> whom it must be connected to.
     Raises: EnvironmentLacks, if it cannot listen there.
@@ -120,6 +100,7 @@ class Registry:
         self._gone: set[int] = set()  # agents that have ended for good
         self._unread = False  # whether a message has more frames than we want of it
         self._voices: dict[bytes, int] = {}  # connection -> the one agent that it speaks for
+        self._first: int | None = None  # the iteration that all begin with, once that is known
         self._prepared: set[int] = set()  # agents whose hosts are
         self._joined: set[int] = set()
         self.hosts: dict[str, HostSeen] = {}  # by name
@@ -177,6 +158,15 @@ class Registry:
                 except WireError as error:
                     self.refusals.add(self._name(sender, frames), str(error))
         self._settle_stop()
+
+    def begin(self, first: int) -> None:
+        """All agents begin after so many iterations: 0, or those that they have checkpoints of."""
+        self._first = first
+        self._introduce_all()
+
+    def save(self, iteration: int) -> None:
+        """Ask all agents for a checkpoint after this iteration."""
+        self._tell_agents("save", {"iteration": iteration})
 
     def stop(self) -> None:
         """Ask all agents to end after the same iteration."""
@@ -350,13 +340,17 @@ class Registry:
         if self.started:
             self._tell_agents("moved", {"agent": agent, "endpoint": endpoint}, self._neighbours[agent])
             self._introduce_neighbours(agent)
-        elif len(self._endpoints) == len(self._neighbours):
+        else:
+            self._introduce_all()
+
+    def _introduce_all(self) -> None:
+        if self._first is not None and len(self._endpoints) == len(self._neighbours):
             for k in self._neighbours:
                 self._introduce_neighbours(k)
 
     def _introduce_neighbours(self, k: int) -> None:
         endpoints = {str(l): self._endpoints[l] for l in self._neighbours[k] if l not in self._gone}
-        self._send(self._agents[k], "peers", {"endpoints": endpoints})
+        self._send(self._agents[k], "peers", {"endpoints": endpoints, "first": self._first})
 
     def _start(self) -> None:
         """Begin, once everybody is connected and it is known of everybody what was prepared."""

@@ -8,7 +8,8 @@ agent, at both ends.
 import threading
 import time
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,6 +80,21 @@ class Transport:
     def sent(self) -> dict[int, Sent]:
         """What was sent to each neighbour."""
         return {link.neighbour: link.sent for link in self._links.values()}
+
+    @property
+    def neighbours(self) -> list[int]:
+        """All that it ever had."""
+        return sorted(self._links)
+
+    def totals(self) -> dict[str, Any]:
+        """The counters as plain values, of all links and of what was sent to each neighbour; `count_on` takes them."""
+        return {"counters": asdict(self.counters), "sent": {str(l): asdict(sent) for l, sent in self.sent.items()}}
+
+    def count_on(self, totals: Mapping[str, Any]) -> None:
+        """Count on from what a process before this one had counted."""
+        _add(self.counters, totals["counters"])
+        for neighbour, sent in totals["sent"].items():
+            _add(self._links[int(neighbour)].sent, sent)
 
     @property
     def active(self) -> list[int]:
@@ -324,3 +340,8 @@ class Transport:
                     self._neighbours.service(0.0)
             finally:
                 self._lock.release()
+
+
+def _add(counters: Sent, more: Mapping[str, int]) -> None:
+    for name, count in more.items():
+        setattr(counters, name, getattr(counters, name) + count)

@@ -18,7 +18,7 @@ from difnet.record import events
 from difnet.record.summary import Facts
 
 SHORT, TALK = 2**16, 2**18  # bytes of a document, and of one that hands on what somebody printed
-LONGEST_PATH, MOST_FIGURES, SHOWN = 107, 1000, 80
+LONGEST_PATH, LONGEST_NUMBER, MOST_FIGURES, SHOWN = 107, 20, 1000, 80
 
 
 @dataclass
@@ -102,6 +102,11 @@ def is_endpoint(value: Any) -> bool:
         return False
 
 
+def is_number(key: Any) -> bool:
+    """Whether a table's key is an agent's number, of any run."""
+    return type(key) is str and key.isascii() and key.isdecimal() and len(key) < LONGEST_NUMBER
+
+
 def number_in(words: str, least: int, most: Callable[[Known], int]) -> Shape:
     """Whole numbers."""
     return Shape(words, lambda value, run: type(value) is int and least <= value <= most(run))
@@ -151,6 +156,7 @@ PLAIN = Shape("a plain table", lambda value, run: type(value) is dict and is_pla
 LIST = Shape("a plain list", lambda value, run: type(value) is list and is_plain(value))
 ENDPOINT = Shape("an endpoint", lambda value, run: is_endpoint(value))
 FIGURES = map_to(NUMBER)
+ITERATIONS = list_of(NATURAL)
 AGENTS = Shape("a list of different agents", lambda value, run: type(value) is list and len(value) > 0
                and all(AGENT.fits(k, run) for k in value) and len(set(value)) == len(value))  # fmt: skip
 LENGTH = Shape("the length of a launch model, the same at all hosts",
@@ -164,7 +170,9 @@ ACCURACY = Shape("accuracies after the run's eval_steps, of all agents or of non
                  and (not value or run.eval_steps is None or [*value] == ["0", *run.eval_steps]))  # fmt: skip
 ASKED = Shape("a model that was to be scored", lambda value, run: type(value) is str and value in run.asked)
 BY_NUMBER = Shape("endpoints by agent", lambda value, run: type(value) is dict and all(
-    k.isascii() and k.isdecimal() and is_endpoint(endpoint) for k, endpoint in value.items()))  # fmt: skip
+    is_number(k) and is_endpoint(endpoint) for k, endpoint in value.items()))  # fmt: skip
+BY_AGENT = Shape("iterations by agent", lambda value, run: type(value) is dict and all(
+    is_number(k) and int(k) in run.agents and ITERATIONS.fits(told, run) for k, told in value.items()))  # fmt: skip
 
 BY_NAME = {"agent": AGENT, "neighbour": AGENT, "iteration": ITERATION, "used": USED, "after": AFTER,
            "accuracy": ACCURACY, "state": one_of("done", "stopped", "failed"), "length": LENGTH,
@@ -245,13 +253,15 @@ TO_REGISTRY: dict[str, Word] = {
     **event(events.NeighbourBack),
     **event(events.AgentReturned),
     **event(events.TrainedAlone),
+    **event(events.Saved),
     **event(events.Edge),
     **event(events.Finished, state),
     # from hosts
     "configuration?": word(agents=list_of(NATURAL, 1), name=NAME, version=NAME, run=maybe(NAME)),
     "note": word(limit=TALK, text=TEXT),
     "failed": word(limit=TALK, reason=TEXT, exit_code=STATUS, host=NAME),
-    "prepared": word(limit=DOCUMENT_LIMIT, host=NAME, agents=AGENTS, environment=PLAIN, facts=FACTS),
+    "prepared": word(limit=DOCUMENT_LIMIT, host=NAME, agents=AGENTS, environment=PLAIN, facts=FACTS,
+                     checkpoints=BY_AGENT),
     "beat": word(name=NAME, machine=NAME, energy=ENERGY),
     "log": word(limit=TALK, agent=AGENT, text=TEXT),
     "exited": word(limit=TALK, agent=AGENT, incarnation=NATURAL, status=TEXT, log_tail=TEXT, returns=TRUTH),
@@ -261,17 +271,18 @@ TO_REGISTRY: dict[str, Word] = {
 }
 FROM_REGISTRY: dict[str, Word] = {
     # to agents
-    "peers": word(limit=DOCUMENT_LIMIT, endpoints=BY_NUMBER),
+    "peers": word(limit=DOCUMENT_LIMIT, endpoints=BY_NUMBER, first=NATURAL),
     "go": word(),
     "stop": word(),
     "until": word(iteration=NATURAL),
+    "save": word(iteration=NATURAL),
     "where": word(),
     "moved": word(agent=NATURAL, endpoint=ENDPOINT),
     "gone": word(agent=NATURAL),
     "left": word(),
     # to hosts
-    "run": word(limit=DOCUMENT_LIMIT, run=NAME, version=NAME, config=PLAIN, topology=PLAIN,
-                hashes=table(topology=NAME, weights=NAME)),
+    "run": word(limit=DOCUMENT_LIMIT, run=NAME, id=NAME, folder=TEXT, resumes=TRUTH, version=NAME, config=PLAIN,
+                topology=PLAIN, hashes=table(topology=NAME, weights=NAME)),
     "beat": word(started=TRUTH),
     "score": word(models, models=map_to(NATURAL)),
     "end": word(),

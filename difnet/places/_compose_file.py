@@ -27,6 +27,8 @@ DOCKERFILE = "launch/places/Dockerfile"
 ALONE, TOGETHER = 50, 20  # one agent per container for up to 50 agents; else 20, which share a process's memory
 TOKEN = "${DIFNET_TOKEN:-internal-network}"  # no secret: who reaches the registry at all is inside that network
 OF_THE_FILE = ("place", "hosts_expected", "agents_per_host", "registry", "transport", "runs")  # no words of the run
+VOLUME = "difnet-checkpoints"  # of all runs at this engine
+CHECKPOINTS = "/checkpoints"  # of agents: the image's root is read-only, and its /tmp is memory
 TOPOLOGIES = "/topologies"  # in the dashboard's container
 
 _HEAD = """
@@ -119,7 +121,7 @@ def exported(main: Network, others: Mapping[str, Network], image: str = IMAGE, b
         _comment(command, main, others) + _head(networks.values(), image, TOKEN, '"on-failure:3"') + services
         + _REPORT.format(dockerfile=DOCKERFILE)
         + f"\nnetworks:\n{inside}  front: {{}}  # only what is inside an ordinary network can be published\n"
-        + "\nvolumes:\n  runs: {}\n"
+        + "\nvolumes:\n  runs: {}\n  checkpoints: {}\n"
     )  # fmt: skip
 
 
@@ -132,6 +134,7 @@ def started(network: Network, contract: Contract, name: str, image: str = IMAGE)
     services = [_host(service, share, contract, network.config, ["agents"])
                 for service, share in network.shares.items()]  # fmt: skip
     networks = f"\nnetworks:\n  agents: {{external: true, name: {_quoted(name)}}}\n"
+    networks += f"\nvolumes:\n  checkpoints: {{name: {VOLUME}}}  # which a run that is resumed finds again\n"
     return _head([network], image, _quoted(contract.token), '"no"').lstrip("\n") + "\n".join(services) + networks
 
 
@@ -228,10 +231,11 @@ def _exported_run(prefix: str, network: Network, image: str, beside: Path) -> st
 def _host(name: str, agents: range, contract: Contract, config: RunConfig, networks: list[str]) -> str:
     told = contract.variables(agents, advertise=name)
     mounts, found = _mounts(config)
+    mounts, found = [f"checkpoints:{CHECKPOINTS}", *mounts], {"DIFNET_CHECKPOINTS": CHECKPOINTS, **found}
     lines = [f"      {key}: {_quoted(value)}\n" for key, value in {**told, **found}.items()
              if value and key != "DIFNET_TOKEN"]  # fmt: skip
-    volumes = f"    volumes: {_quoted(mounts)}\n" if mounts else ""
-    return (f"  {name}:\n    <<: *agent\n    environment:\n      <<: *told\n{''.join(lines)}{volumes}"
+    return (f"  {name}:\n    <<: *agent\n    environment:\n      <<: *told\n{''.join(lines)}"
+            f"    volumes: {_quoted(mounts)}\n"
             f"    networks: {_quoted(networks)}\n")  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Agents (or the simulator) speak the first group; the recorder gathers it and spe
 `events.jsonl` holds and all that a dashboard or a report ever sees. Losses are task means of the query loss.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -122,6 +123,16 @@ class TrainedAlone(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Saved(Event):
+    """Agent `agent` has a checkpoint of itself after so many iterations on its host's disk."""
+
+    agent: int
+    iteration: int
+    seconds: float  # that it took, beside the training
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Edge(Event):
     """What agent `agent` has sent to `neighbour` in the whole run."""
 
@@ -229,6 +240,30 @@ class Validated(Measured):
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpointed(Event):
+    """Everybody who carries something from one iteration to the next has a checkpoint of the same one."""
+
+    iteration: int
+    seconds: float
+    took_s: float  # by the slowest agent
+    file_bytes: int  # of all
+    energy: dict[str, Any]  # that the run had taken by then: joules, source, quality
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Event):
+    """A run that had ended, or was killed, goes on after so many iterations, with what every agent had then.
+
+    What was recorded of later ones before this stands no more: see `standing`.
+    """
+
+    iteration: int
+    iterations: int  # to do in all
+    seconds: float
+    redone: int  # iterations that were known to be done and are done again
+
+
+@dataclass(frozen=True, slots=True)
 class Tested(Event):
     """A model was scored, once, on tasks or clients that had no part in training; the rows are in test.csv.
 
@@ -265,8 +300,9 @@ class RunEnded(Event):
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
-        Progress, Snapshot, Evaluated, NeighbourLost, NeighbourBack, AgentReturned, TrainedAlone, Edge, Finished,
-        RunStarted, Note, Ready, Pulse, Measured, Validated, Tested, AgentLost, RunEnded,
+        Progress, Snapshot, Evaluated, NeighbourLost, NeighbourBack, AgentReturned, TrainedAlone, Saved, Edge,
+        Finished, RunStarted, Note, Ready, Pulse, Measured, Validated, Checkpointed, Resumed, Tested, AgentLost,
+        RunEnded,
     )
 }  # fmt: skip
 
@@ -285,3 +321,29 @@ def from_dict(record: dict[str, Any]) -> Event:
     if unknown:
         raise TypeError(f"{kind.__name__} has no field {sorted(unknown)}")
     return kind(**{name: value for name, value in record.items() if name != "event"})
+
+
+def standing(events: Iterable[Event]) -> list[Event]:
+    """What counts of a record, in order: a run that was resumed has done some iterations twice, and ended twice.
+
+    >>> [e.iteration for e in standing([Snapshot(0, 10), Snapshot(0, 20), Resumed(20, 30, 1.0, 3), Snapshot(0, 20)])]
+    [10, 20, 20]
+    """
+    kept: list[Event] = []
+    for event in events:
+        if isinstance(event, Resumed):
+            kept = [e for e in kept if not _is_undone(e, event.iteration)]
+        kept.append(event)
+    return kept
+
+
+def _is_undone(event: Event, after: int) -> bool:
+    """Whether an event tells of what a run that goes on after an iteration will tell of again."""
+    match event:
+        case Measured() | Snapshot():
+            return event.iteration >= after
+        case Progress() | Pulse() | Checkpointed():
+            return event.iteration > after
+        case Tested() | RunEnded():
+            return True
+    return False

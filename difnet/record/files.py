@@ -21,7 +21,7 @@ import safetensors.numpy
 from difnet.config import RunConfig
 from difnet.errors import ConfigError, RunFolderError
 from difnet.maths.digest import intact, sealed
-from difnet.record.events import Event, from_dict
+from difnet.record.events import Event, from_dict, standing
 from difnet.system.holding import in_use, is_held
 
 
@@ -64,12 +64,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Every event in a JSON-lines file; a last line without its newline is still being written and left out.
+    """The events in a JSON-lines file that count (see `events.standing`); a last line without its newline is still
+    being written and left out.
 
     Raises: RunFolderError, naming the damaged line.
     """
     *lines, _unfinished = path.read_bytes().split(b"\n")
-    return [parse_event(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return standing(parse_event(path, number, line) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def parse_event(path: Path, number: int, line: bytes) -> Event:
@@ -131,6 +132,11 @@ def make_folder(config: RunConfig, now: datetime) -> Path:
     except OSError as error:
         raise ConfigError(f"cannot write runs to {runs.resolve()}: {error.strerror}; give another --runs") from error
     return folder.resolve()
+
+
+def folder_of(agent: int) -> str:
+    """Where one agent's files lie in the run folder."""
+    return f"agents/{agent:03d}"
 
 
 def finite_or_none(value: Any) -> Any:

@@ -86,4 +86,6 @@ def follow(path: str | Path, poll_s: float = 0.25) -> Iterator[Event | None]:
             event = parse_event(file_path, number, line)
             yield event
             if isinstance(event, RunEnded):
-                return
+                begun = file.readline()
+                if not begun:
+                    return  # else it was resumed

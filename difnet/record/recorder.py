@@ -13,14 +13,14 @@ import numpy as np
 from difnet.config import RunConfig
 from difnet.errors import ConfigError
 from difnet.maths.scores import accuracy_scores, loss_scores
+from difnet.record.checkpoints import IDENTITY, identify
 from difnet.record.costs import Target, spent
 from difnet.record.disk import Disk
 from difnet.record.events import (
-    LAUNCH_MODEL,
-    LOCAL_AVERAGE,
     OWN_MODELS,
     AgentLost,
     AgentReturned,
+    Checkpointed,
     Edge,
     Evaluated,
     Event,
@@ -31,22 +31,25 @@ from difnet.record.events import (
     Note,
     Progress,
     Ready,
+    Resumed,
     RunEnded,
     RunStarted,
+    Saved,
     Snapshot,
     Tested,
     TrainedAlone,
     Validated,
 )  # fmt: skip
-from difnet.record.files import csv_text, finite_or_none, json_line, make_folder, tensor_bytes
+from difnet.record.files import csv_text, finite_or_none, folder_of, json_line, make_folder
 from difnet.record.formatting import bytes_text
+from difnet.record.models import Models
+from difnet.record.past import Past, identity_text, restored
 from difnet.record.summary import Facts, busiest, summarise
-from difnet.record.tally import ModelAt, ScoredModel, Tally, over_agents, over_tasks
-from difnet.system.energy import Meters
+from difnet.record.tally import ScoredModel, Tally, over_agents, over_tasks
+from difnet.system.energy import Meters, together, unknown
 from difnet.topology import Topology
 
 LOG_BYTES = 16 * 2**20  # of what an agent prints, kept
-MOST_SAVING = 0.05  # of the time goes into saving launch models on the way
 
 
 class Recorder:
@@ -55,35 +58,69 @@ class Recorder:
     A disk that takes nothing any more ends no run: the summary tells what is not there.
     """
 
-    def __init__(self, config: RunConfig, topology: Topology, command: str, listen: Callable[[Event], None]) -> None:
+    def __init__(
+        self, config: RunConfig, topology: Topology, command: str, listen: Callable[[Event], None],
+        past: Past | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.topology, self.command, self._listen = config, topology, command, listen
         self.tally = Tally(topology.agents)
         self.began, self.started_at = time.monotonic(), datetime.now(UTC)
         self.facts: Facts | None = None  # known when the agents are ready
         self._target = Target.parse(config.target) if config.target else None
         self._at_target: dict[str, Any] | None = None
-        self._states: dict[int, np.ndarray] = {}
         self._tested: list[Tested] = []
         self._logged: Counter[int] = Counter()  # bytes that each agent has printed and that are kept,
         self._dropped: Counter[int] = Counter()  # and others
         self.meters = Meters()
+        self.rounds_per_s = 0.0  # lately
+        self.checkpointed: Checkpointed | None = None  # the newest that everybody has
         self.refused_control = 0  # messages to the launcher that were dropped
         self._preparation_joules: float | None = None
-        self._saved: ModelAt | None = None  # what launch-model.safetensors holds
-        self._save_again_at = 0.0
+        self._told_before: list[Progress] = []  # by the agents of a run that goes on
         self._gap = 0  # events that are missing since the last one in events.jsonl
-        self.folder = make_folder(config, self.started_at)
+        self.past, self._lived_s, self._spent_before = past, 0.0, dict[str, Any]()
+        self.folder = past.folder if past else make_folder(config, self.started_at)
         self.disk = Disk(self.folder, self.note)
-        self._write_description()
+        self.models = Models(config, self.tally, self.disk)
+        if past is None:
+            self._write_description()
+        else:
+            self.disk.mend("events.jsonl")
+        self.id = identify(self.folder)
+        self.has_begun = past is None  # from then on the folder is not what it was
 
     def start(self) -> None:
         """Say what is about to run."""
+        if self.past:
+            return self._listen(self.past.started)
         c, t = self.config, self.topology
         self.emit(RunStarted(
             self.folder.name, self.command, str(self.folder), t.name, t.agents, len(t.edges), t.mixing_rate,
             t.doubly_stochastic, c.strategy, c.algorithm.name, c.task.name, c.model.name if c.model else "",
             c.iterations, c.outer_lr, c.seed, self.started_at.isoformat(timespec="seconds"), c.combine,
         ))  # fmt: skip
+
+    def resume(self, first: int) -> None:
+        """A run goes on after so many iterations: what was recorded of later ones stands no more."""
+        past, g = self.past, self.tally
+        assert past is not None, "only a run with a past goes on"
+        self.has_begun = True
+        g.validations, g.returned, self._lived_s = restored(past, first)
+        self._spent_before = next((e.energy for e in past.of(Checkpointed) if e.iteration == first),
+                                  unknown("what it took before it was resumed is not known"))  # fmt: skip
+        event = Resumed(first, self.config.iterations, self.seconds(), max(0, past.reached - first))
+        for k in range(self.topology.agents):
+            told = [*past.of_agent(k)]
+            g.alone |= {e.agent: e for e in told if isinstance(e, TrainedAlone)}
+            self._told_before += [e for e in told if isinstance(e, Progress) and e.iteration <= first]
+            self.disk.mend(f"{folder_of(k)}/metrics.jsonl")
+            self._keep(k, "metrics.jsonl", json_line(event.to_dict()))
+        g.resumed_at = first
+        self.models.recall()
+        for stale in ("run.json", "test.csv", "test-agents.csv"):
+            (self.folder / stale).unlink(missing_ok=True)
+        self.disk.write("config.toml", self.config.to_toml())
+        self.emit(event)
 
     def emit(self, event: Event, kept: Event | None = None) -> None:
         """Record a network-level event, and pass it on; with a note before it where others are missing.
@@ -114,17 +151,19 @@ class Recorder:
         return self.facts.ready_s if self.facts else None
 
     def seconds(self) -> float:
-        """Since the first iteration, or since the command began while there was none."""
-        return time.monotonic() - self.began - (self.ready_s or 0.0)
+        """Since the first iteration, or since the command began while there was none; of a run that was resumed, beside
+        what it had taken until then."""
+        return self._lived_s + time.monotonic() - self.began - (self.ready_s or 0.0)
 
     def ready(self, prepared: Mapping[str, Any]) -> None:
         """Every agent is about to begin its first iteration.
 
         Args: `prepared`, the fields of Facts that are known by then: all but how long it took.
         """
-        f = self.facts = Facts(**prepared, ready_s=time.monotonic() - self.began)
+        f = self.facts = self.models.facts = Facts(**prepared, ready_s=time.monotonic() - self.began)
         self._preparation_joules = self.meters.begin()  # compiling kernels, reading data: told apart
         self.tally.server = f.server
+        self.tally.goes_on(self._told_before, f.carriers)
         if f.server is not None:
             self.topology = self.topology.served()
             self.disk.write("topology.json", json.dumps(self.topology.to_dict()))
@@ -136,8 +175,10 @@ class Recorder:
     def pulse(self) -> None:
         """Record how the network is doing."""
         self._energy()  # a meter must be read before its counter wraps
-        self.emit(self.tally.pulse(self.seconds()))
-        self._keep_model()
+        told = self.tally.pulse(self.seconds())
+        self.rounds_per_s = told.rounds_per_s
+        self.emit(told)
+        self.models.keep()
 
     def record(self, event: Event, tensors: Sequence[np.ndarray] = ()) -> None:
         """Take in what one agent said."""
@@ -162,11 +203,13 @@ class Recorder:
         elif isinstance(event, TrainedAlone):
             g.alone[event.agent] = event
             self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
+        elif isinstance(event, Saved):
+            self._saved(event)
         elif isinstance(event, Edge):
             g.edges.append(event)
         elif isinstance(event, Finished):
             g.finished[event.agent] = event
-            self._save_state(event, tensors)
+            self.models.take(event, tensors)
 
     def log(self, agent: int, text: str) -> None:
         """Keep what an agent's process printed, the first LOG_BYTES of it; of the rest it is told how much it was."""
@@ -180,6 +223,13 @@ class Recorder:
                 self._keep(agent, "log.txt", f"\n[difnet: what agent {agent} prints from here on is not kept]\n")
                 self.note(f"agent {agent} has printed more than {bytes_text(LOG_BYTES)}; the rest is not kept")
         self._dropped[agent] += size
+
+    def _saved(self, event: Saved) -> None:
+        """One agent has a checkpoint; perhaps it was the last one that lacked it."""
+        if of_all := self.tally.kept(event, self.facts.carriers if self.facts else ()):
+            slowest, size = max(e.seconds for e in of_all), sum(e.file_bytes for e in of_all)
+            self.checkpointed = Checkpointed(event.iteration, self.seconds(), slowest, size, self._energy())
+            self.emit(self.checkpointed)
 
     def _tell_what_was_dropped(self) -> None:
         for agent, size in self._dropped.items():
@@ -203,15 +253,6 @@ class Recorder:
     def target_reached(self) -> bool:
         """Whether a validation has met --target."""
         return self._at_target is not None
-
-    def models_to_test(self) -> dict[str, ModelAt]:
-        """The launch model, what it began as where it began as the average of local models, and the agents' own models
-        where these differ, each under the agent's number."""
-        models, held = {}, self._launch_model()
-        if held:
-            own = {str(k): ModelAt(held.iteration, w) for k, w in held.that_differ().items()}
-            models = {LAUNCH_MODEL: ModelAt(held.iteration, held.w)} | own
-        return models | ({LOCAL_AVERAGE: self.tally.first} if self.tally.alone and self.tally.first else {})
 
     def score(self, scored: Sequence[ScoredModel]) -> None:
         """Record what the test tasks say, task by task in test.csv, and together.
@@ -260,8 +301,7 @@ class Recorder:
         seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
         self._tell_what_was_dropped()
-        self._save_held()
-        self._save_launch_model(self._launch_model())
+        self.models.finish()
         self._write_edges()
         target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
         about = {"run": self.folder.name, "command": self.command, "state": state, "seconds": seconds,
@@ -275,7 +315,7 @@ class Recorder:
         return summary | self.disk.told()
 
     def _keep(self, agent: int, name: str, text: str) -> None:
-        self.disk.append(f"{_folder_of(agent)}/{name}", text)
+        self.disk.append(f"{folder_of(agent)}/{name}", text)
 
     def _write_table(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         if text := csv_text(head, rows):
@@ -289,7 +329,8 @@ class Recorder:
                     self._at_target = {"asked": str(self._target), "reached": True, "iteration": event.iteration,
                                        **event.spent}  # fmt: skip
             self.emit(event)
-        self._keep_model()
+        self.models.keep_first()
+        self.models.keep()
 
     def _with_costs(self, event: Validated) -> Validated:
         """The same, with everything that was spent so far."""
@@ -303,67 +344,17 @@ class Recorder:
         return replace(event, spent=everything)
 
     def _energy(self) -> dict[str, Any]:
-        return self.meters.so_far({k: p.cpu_s for k, p in self.tally.progress.items()})
-
-    def _launch_model(self) -> ModelAt | None:
-        """What the network has learnt: the centroid of the agents that ended well, or the hub's model; or the best.
-
-        Where nobody ended well, what the last measurement saw.
-        """
-        g = self.tally
-        if self.config.launch_model == "best" and g.best:
-            return g.best
-        ended = [k for k in g.holders if k in self._states and g.finished[k].state != "failed"]
-        if not ended:
-            return g.last
-        own = {k: self._states[k] for k in ended}
-        W = np.stack([*own.values()])
-        return ModelAt(g.finished[ended[0]].iteration, W.mean(axis=0, dtype=np.float64).astype(W.dtype), own)
-
-    def _keep_model(self) -> None:
-        """Have the newest tested model on disk, or the best, for whoever finds a run that was killed."""
-        g, began = self.tally, time.monotonic()
-        held = g.best if self.config.launch_model == "best" else g.last
-        if held and held is not self._saved and began >= self._save_again_at and np.isfinite(held.w).all():
-            if self._save_launch_model(held):
-                self._saved = held
-            self._save_again_at = began + (time.monotonic() - began) / MOST_SAVING
-
-    def _save_launch_model(self, held: ModelAt | None) -> bool:
-        f, c = self.facts, self.config
-        if held is None or f is None:
-            return False
-        learnt = {"w": held.w[: f.parameters]} | (
-            {"inner_lr": held.w[f.parameters :]} if len(held.w) > f.parameters else {})
-        about = {"task": c.task.model_dump(), "model": f.model, "algorithm": c.algorithm.model_dump(),
-                 "inner_lr": c.inner_lr, "inner_steps": c.inner_steps, "iteration": held.iteration,
-                 "agents": len(held.own), "apart": held.apart, "transductive": f.transductive,
-                 "parameters": f.pieces}  # fmt: skip
-        metadata = {name: json.dumps(value) for name, value in about.items()}
-        return self.disk.write("launch-model.safetensors", tensor_bytes(learnt, metadata))
-
-    def _save_state(self, event: Finished, tensors: Sequence[np.ndarray]) -> None:
-        w, *slots = tensors
-        self._states[event.agent] = w
-        named = {"w": w, **{f"optimizer.{n}": slot for n, slot in enumerate(slots)}}
-        about = {"iteration": str(event.iteration), "state": event.state}
-        name = f"{_folder_of(event.agent)}/state-{event.iteration:06d}.safetensors"
-        self.disk.write(name, tensor_bytes(named, about))
-
-    def _save_held(self) -> None:
-        """The newest models of those that could not hand over their last."""
-        for k, held in self.tally.newest.items():
-            if k not in self._states:
-                about = {"iteration": str(held.iteration), "state": "unfinished"}
-                name = f"{_folder_of(k)}/state-{held.iteration:06d}.safetensors"
-                self.disk.write(name, tensor_bytes({"w": held.w}, about))
+        """Of a run that was resumed, with what it took before; an estimate is of processor time, which counts on."""
+        now = self.meters.so_far({k: p.cpu_s for k, p in self.tally.progress.items()})
+        return together([self._spent_before, now]) if self._spent_before and now["quality"] != "estimated" else now
 
     def _write_description(self) -> None:
         try:
             for k in range(self.topology.agents):
-                (self.folder / _folder_of(k)).mkdir(parents=True)
+                (self.folder / folder_of(k)).mkdir(parents=True)
             self.disk.put("config.toml", self.config.to_toml())
             self.disk.put("topology.json", json.dumps(self.topology.to_dict()))
+            self.disk.put(IDENTITY, identity_text(self.topology))
         except OSError as error:
             raise ConfigError(f"cannot write the run to {self.folder}: {error.strerror}; nothing was started. Make "
                               f"room there, or give another --runs") from error  # fmt: skip
@@ -375,7 +366,3 @@ class Recorder:
                       for e in self.tally.edges)  # fmt: skip
         self._write_table("edges.csv", ("from", "to", "payload_bytes", "wire_bytes", "messages"), rows)
 
-
-def _folder_of(agent: int) -> str:
-    """Where one agent's files lie in the run folder."""
-    return f"agents/{agent:03d}"

@@ -23,6 +23,7 @@ class Facts(NamedTuple):
     server: int | None  # the hub that serves
     model: dict[str, Any]  # by name, with every option
     pieces: list[Any]  # [name, shape] of its parameters, in the order of the flat vector
+    carriers: list[Any]  # the agents that keep something of their own from one iteration to the next
     transductive: bool  # a prediction depends on the other samples of its batch
     manifest: dict[str, Any] | None  # who has what data; None where the task family has no data of its own
     environment: dict[str, Any]

@@ -1,7 +1,7 @@
 """What do the agents' words add up to? Pure: agents' events in, network-level events and totals out."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from difnet.record.events import (
     NeighbourLost,
     Progress,
     Pulse,
+    Saved,
     Snapshot,
     Statistics,
     TrainedAlone,
@@ -77,8 +78,10 @@ class Tally:
     broken: list[NeighbourLost] = field(default_factory=list)
     apart: dict[tuple[int, int], NeighbourLost] = field(default_factory=dict)  # who has not joined again, by whom
     returned: set[int] = field(default_factory=set)
+    saved: dict[int, dict[int, Saved]] = field(default_factory=dict)  # iteration -> who has a checkpoint of it
     edges: list[Edge] = field(default_factory=list)
     alone: dict[int, TrainedAlone] = field(default_factory=dict)
+    resumed_at: int = 0  # the iteration with which this run went on
     first: ModelAt | None = None  # that of the first validation
     last: ModelAt | None = None  # that of the latest measurement, validated or not
     newest: dict[int, ModelAt] = field(default_factory=dict)  # holder -> the model that it told of last
@@ -113,7 +116,7 @@ class Tally:
     def reached(self, agent: int) -> int:
         """The furthest iteration that an agent has told of."""
         told = (self.progress.get(agent), self.newest.get(agent), self.finished.get(agent))
-        return max([self._next.get(agent, 0), *(word.iteration for word in told if word)])
+        return max([self.resumed_at, self._next.get(agent, 0), *(word.iteration for word in told if word)])
 
     def progressed(self, event: Progress) -> None:
         """Take in where one agent stands."""
@@ -144,6 +147,25 @@ class Tally:
         self._next[event.agent], self._processes[event.agent] = event.iteration, event.incarnation
         if event.incarnation and event.agent in self.progress:
             self._ended.append(self.progress.pop(event.agent))
+
+    def kept(self, event: Saved, carriers: Collection[int]) -> list[Saved]:
+        """One agent has a checkpoint; those of all carriers that live, once they are complete."""
+        told = self.saved.setdefault(event.iteration, {})
+        told[event.agent] = event
+        if not told.keys() >= set(carriers) - self.lost.keys():
+            return []
+        self.saved = {i: those for i, those in self.saved.items() if i > event.iteration}
+        return [*told.values()]
+
+    def goes_on(self, told: Iterable[Progress], carriers: Collection[int]) -> None:
+        """Take in what agents of a run that is resumed had told of themselves before.
+
+        The processes of carriers count on from their checkpoints; what the others had counted is kept beside.
+        """
+        for event in told:
+            self.progressed(event)
+        for k in self.progress.keys() - set(carriers):
+            self._ended.append(self.progress.pop(k))
 
     def figures(self) -> dict[str, float]:
         """What the algorithm reports beside the loss, each a mean over all adapt steps of all agents."""
@@ -226,8 +248,9 @@ class Tally:
 
 def _merit(validated: Validated) -> float:
     """How good the launch model was after the most inner steps: its accuracy, or minus its loss where there is none."""
-    figures = validated.accuracy or {steps: {"mean": -s["mean"]} for steps, s in validated.after.items()}
-    return figures[max(figures, key=int)]["mean"]
+    figures, sign = (validated.accuracy, 1) if validated.accuracy else (validated.after, -1)
+    mean = figures[max(figures, key=int)]["mean"]
+    return -float("inf") if mean is None else sign * mean  # None: read from a record, which has no number for infinite
 
 
 def over_agents(figures: Sequence[float], worst: Callable[[Sequence[float]], float] = max) -> Statistics:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -17,9 +18,11 @@ from difnet.exchange.links import Identity, Link, Patience, links_of
 from difnet.exchange.transport import Return, Transport
 from difnet.maths.combine import column
 from difnet.maths.robust import rule
+from difnet.record.checkpoints import Checkpoint, Manifest, Shelf, shelf_of
 from difnet.record.events import AgentReturned, NeighbourBack, NeighbourLost, TrainedAlone
 from difnet.runtime.among_equals import AmongEquals, mean_of
-from difnet.runtime.reporter import Reporter
+from difnet.runtime.reporter import Reporter, state_of
+from difnet.runtime.saving import Saving, kept
 from difnet.runtime.star import Call, Client, Hub
 from difnet.topology import Topology
 from difnet.workload import TaskStream, Workload
@@ -44,6 +47,30 @@ class Assignment:
     advertise: str = ""  # the name under which others find what was bound; "": as it was bound
     leave_s: float = float("inf")  # how long an agent waits at its end for a silent launcher; for ever under a host
     device: str = "cpu"  # of the steps; any other is first used after the fork, which it would not survive
+    manifest: Manifest | None = None  # what an agent's checkpoints must fit, but for its number; None: nobody has any
+    shelves: Path = Path()  # where this machine keeps them
+
+    def shelf(self, k: int) -> Shelf | None:
+        """Agent k's checkpoints, if it carries anything from one iteration to the next and the run keeps it."""
+        if self.manifest is None or not self.workload.carries(k):
+            return None
+        return shelf_of(self.shelves, self.manifest._replace(agent=k))
+
+    def saved(self, k: int, iteration: int) -> Checkpoint | None:
+        """Agent k's checkpoint after so many iterations, if it has one; its newer ones go, since they are done again.
+
+        Raises: CheckpointError, if it cannot be used.
+        """
+        shelf = self.shelf(k)
+        if shelf is None or iteration not in shelf.iterations():
+            return None
+        shelf.keep(i for i in shelf.iterations() if i <= iteration)
+        return shelf.read(iteration)
+
+    def newest(self, k: int) -> int:
+        """After how many iterations agent k wrote its newest checkpoint that can be used; 0: it has none."""
+        shelf = self.shelf(k)
+        return max(shelf.usable()[0], default=0) if shelf else 0
 
     def on_device(self) -> Workload:
         """The workload where the run wants it to be computed."""
@@ -82,12 +109,14 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
         with Transport(identity, links_of(k, topology, workload.hub), patience=patience, lag=lag,
                        must=config.mode == "sync", catch_up=CATCH_UP + 2 * topology.agents, lost=lost,
                        back=back) as transport:  # fmt: skip
-            reporter = Reporter(k, workload, assignment.kernels, control, transport, assignment.leave_s)
+            saving = Saving(assignment.shelf(k), config.checkpoint_every, kept(config, topology),
+                            lambda saved: reporter.say(saved), lambda text: _note(control, k, text))  # fmt: skip
+            reporter = Reporter(k, workload, assignment.kernels, control, transport, saving, assignment.leave_s)
             try:
-                _meet(identity, assignment, control, transport)
+                start = _meet(identity, assignment, control, transport)
                 transport.watch(control.socket, reporter.read_control)
                 part = _answer_calls if is_client else _diffuse if workload.hub is None else _serve
-                part(identity, assignment, transport, reporter)
+                part(identity, assignment, transport, reporter, start)
                 transport.farewell()
             except (DifnetError, ArithmeticError) as error:
                 transport.farewell(f"it failed: {error}"[:200])
@@ -98,8 +127,12 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     return 0
 
 
-def _diffuse(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
-    """One agent among equals."""
+def _note(control: Control, k: int, text: str) -> None:
+    control.say("note", {"text": f"agent {k}: {text}"})
+
+
+def _diffuse(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, start: int) -> None:
+    """One agent among equals; it has done `start` iterations before, if the run is one that goes on."""
     workload, config, k = assignment.workload, assignment.workload.config, me.agent
     first = int(workload.offline_steps > 0)
     weights = column(assignment.topology.A, k)
@@ -117,10 +150,7 @@ def _diffuse(me: Identity, assignment: Assignment, transport: Transport, reporte
         reporter.say(AgentReturned(k, me.incarnation, back.round - first, back.round - first - due, model))
 
     equals = AmongEquals(transport, mixing, tell, first=first, patience_s=config.return_s)
-    start, state = 0, None
-    if me.incarnation:
-        start, w = _come_back(me, assignment, transport, reporter, first)
-        state = workload.algorithm.init(w) if w is not None else None
+    start, state = _beginning(me, assignment, transport, reporter, start, workload.algorithm.init)
     if state is None:
         state = _start(k, assignment, reporter)
         if first:
@@ -133,35 +163,35 @@ def _diffuse(me: Identity, assignment: Assignment, transport: Transport, reporte
     )  # fmt: skip
 
 
-def _serve(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
+def _serve(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, start: int) -> None:
     """The hub of a star."""
     workload, server = assignment.workload, assignment.workload.algorithm.server
     assert server is not None, "build lets nobody serve without a server step"
     first, config = int(workload.offline_steps > 0), workload.config
     hub = reporter.hub = Hub(workload.server_rounds, transport, first, config.return_s)
-    start, w = _come_back(me, assignment, transport, reporter, first) if me.incarnation else (0, None)
-    if w is None:
-        w = hub.open() if first else workload.first_state(me.agent).w
-    state = server.init(w)
-    reporter.evaluate(start, state)
+    start, state = _beginning(me, assignment, transport, reporter, start, server.init)
+    if state is None:
+        state = server.init(hub.open() if first else workload.first_state(me.agent).w)
+        reporter.evaluate(start, state)
     agent.serve(server, state, hub.ask, iterations=range(start, config.iterations), observe=reporter.observe)
     hub.dismiss(reporter.iteration, reporter.state.w)
 
 
-def _answer_calls(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter) -> None:
+def _answer_calls(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, start: int) -> None:
     """A client on the rim of a served star: the ordinary loop, in the rounds that the hub calls for."""
     workload, first = assignment.workload, int(assignment.workload.offline_steps > 0)
-    begin, k, start = workload.algorithm.begin, me.agent, 0
-    if me.incarnation:
-        start, _ = _come_back(me, assignment, transport, reporter, first)
-    state = _start(k, assignment, reporter)
+    begin, k, init = workload.algorithm.begin, me.agent, workload.algorithm.init
+    goes_on = start > 0 and not me.incarnation
+    start, state = _beginning(me, assignment, transport, reporter, start, init)
+    if state is None:
+        state = workload.first_state(k) if goes_on else _start(k, assignment, reporter)
     if first and not start:
         transport.tell(0, state.phi.numpy())
-    client = Client(_wait_for_calls(workload, transport), transport.tell, first + start)
+    client = Client(_wait_for_calls(workload, transport), transport.tell, first, start)
     state = agent.run(
         assignment.kernels.adapt, begin, begin(state, client.w), TaskStream(workload, k),
         client.share, iterations=client.rounds(), local_steps=workload.config.local_steps, combine_first=False,
-        observe=reporter.after_round,
+        observe=reporter.answered if workload.carries(k) else reporter.after_round,
     )  # fmt: skip
     reporter.iteration, reporter.state = client.iteration, state
 
@@ -181,21 +211,40 @@ def _wait_for_calls(workload: Workload, transport: Transport) -> Callable[[int],
     return wait
 
 
+def _beginning(
+    me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, start: int,
+    init: Callable[[Tensor], State],
+) -> tuple[int, State | None]:  # fmt: skip
+    """Where an agent goes on that was there before, and from which state; None: it was not, or has nothing."""
+    if me.incarnation:
+        return _come_back(me, assignment, transport, reporter, init)
+    if saved := assignment.saved(me.agent, start):
+        return start, reporter.resume(saved)
+    return start, None
+
+
 def _come_back(
-    me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, first: int
-) -> tuple[int, Tensor | None]:
+    me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, init: Callable[[Tensor], State]
+) -> tuple[int, State | None]:
     """Where a new process of an agent goes on, and from what: the mean of its neighbours' states, if they have begun.
+
+    Or its own checkpoint, if that is as new, or there is nobody to ask; it says which.
 
     Raises: DifnetError, if nobody is there any more.
     """
     back = transport.returned(assignment.workload.config.return_s)
     if transport.lost and not transport.active:
         raise DifnetError(f"agent {me.agent} came back, and none of its neighbours is there any more")
-    start = max(0, back.round - first) if back else 0
-    w = mean_of(back.states) if back and back.states else None
-    model = "its first model" if back is None or w is None else f"the mean of agents {listed(back.states)}"
+    start = max(0, back.round - int(assignment.workload.offline_steps > 0)) if back else 0
+    if not transport.neighbours:
+        start = assignment.newest(me.agent)
+    state, model = None, "its first model"
+    if saved := assignment.saved(me.agent, start):
+        state, model = state_of(saved), f"its own checkpoint of iteration {start}"
+    elif back and back.states:
+        state, model = init(mean_of(back.states)), f"the mean of agents {listed(back.states)}"
     reporter.say(AgentReturned(me.agent, me.incarnation, start, None, model))
-    return start, w
+    return start, state
 
 
 def listed(agents: Iterable[int]) -> str:
@@ -217,16 +266,21 @@ def _start(k: int, assignment: Assignment, reporter: Reporter) -> State:
     return workload.algorithm.init(local.w)
 
 
-def _meet(me: Identity, assignment: Assignment, control: Control, transport: Transport) -> None:
-    """Register, join the neighbours, and wait for the start; every wait looks after the links."""
-    k = me.agent
+def _meet(me: Identity, assignment: Assignment, control: Control, transport: Transport) -> int:
+    """Register, join the neighbours, and wait for the start; every wait looks after the links.
+
+    Returns: how many iterations everybody has done before, in a run that goes on.
+    """
+    k, offline = me.agent, int(assignment.workload.offline_steps > 0)
     timeout_s = assignment.workload.config.ready_timeout_s
     endpoint = advertised(transport.bind(assignment.listen.format(agent=k)), assignment.advertise)
     control.say("register", {"agent": k, "incarnation": me.incarnation, "endpoint": endpoint, "pid": os.getpid()})
-    peers = control.expect("peers", 10 * timeout_s)["endpoints"]  # the launcher gives up before
-    transport.join({int(l): endpoint for l, endpoint in peers.items()}, timeout_s)
+    told = control.expect("peers", 10 * timeout_s)  # the launcher gives up before
+    start = int(told["first"])
+    transport.join({int(l): endpoint for l, endpoint in told["endpoints"].items()}, timeout_s,
+                   first=start + offline if start and not me.incarnation else 0)  # fmt: skip
     if me.incarnation:
-        return
+        return start
     control.say("joined", {"agent": k})
     deadline = time.monotonic() + timeout_s
     while (heard := control.hear(0)) is None or heard[0] != "go":
@@ -234,3 +288,4 @@ def _meet(me: Identity, assignment: Assignment, control: Control, transport: Tra
             raise DifnetError(f"agent {k} waited {timeout_s:.0f} s in vain for the start: some agent did not join")
         control.socket.poll(50)
         transport.service(0.0)
+    return start

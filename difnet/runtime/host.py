@@ -6,6 +6,8 @@ socket is open then; the successor of an agent that died is forked while the thr
 
 import faulthandler
 import gc
+import hashlib
+import json
 import os
 import platform
 import shutil
@@ -27,6 +29,7 @@ from difnet.errors import DifnetError, EnvironmentLacks
 from difnet.exchange.addresses import endpoint_of, reach
 from difnet.exchange.control import Control
 from difnet.places import agents_text
+from difnet.record.checkpoints import Manifest, is_id, settings_of, shelves_folder, sweep
 from difnet.record.tally import ModelAt
 from difnet.runtime.agent_process import Assignment, run_agent
 from difnet.runtime.causes import explained
@@ -208,15 +211,35 @@ def prepare(told: HostSettings) -> Assignment:
             raise
         except (Exception, SystemExit) as error:
             raise Refused(explained(error, "the run could not be prepared"), control, told.name) from error
+        hashes = {**run["hashes"], "model": workload.fingerprint()}
+        listen = _listen(told.registry, local, told.advertise)
+        settings = hashlib.sha256(json.dumps(settings_of(run["config"]), sort_keys=True).encode()).hexdigest()[:16]
+        manifest = Manifest(run["id"], -1, 0, settings, **hashes, totals={})
+        assignment = Assignment(
+            workload, kernels, topology, hashes, run["run"], registry, told.token, listen, told.advertise or "",
+            device=asked.device, manifest=None if asked.checkpoint_every == 0 else manifest,
+            shelves=shelves_folder(run["id"], run["folder"]),
+        )  # fmt: skip
+        if is_id(assignment.shelves.name):
+            sweep(assignment.shelves, time.time())
         facts = describe(workload, kernels)
         if 0 not in told.agents:
             facts["manifest"] = None  # the same on every host, and long
+        checkpoints = _usable(told.agents, assignment, note) if run["resumes"] else {}
         control.say("prepared", {"host": told.name, "agents": list(told.agents), "environment": environment(),
-                                 "facts": facts})  # fmt: skip
-    hashes = {**run["hashes"], "model": workload.fingerprint()}
-    listen = _listen(told.registry, local, told.advertise)
-    return Assignment(workload, kernels, topology, hashes, run["run"], registry, told.token, listen,
-                      told.advertise or "", device=asked.device)  # fmt: skip
+                                 "facts": facts, "checkpoints": checkpoints})  # fmt: skip
+    return assignment
+
+
+def _usable(agents: Sequence[int], assignment: Assignment, note: Callable[[str], None]) -> dict[str, list[int]]:
+    """The iterations of which this machine has checkpoints that can be used, by agent, of those that carry anything."""
+    found = {}
+    for k in agents:
+        if shelf := assignment.shelf(k):
+            found[str(k)], refused = shelf.usable()
+            for reason in refused:
+                note(reason)
+    return found
 
 
 def _load(asked: RunConfig, topology: Topology, note: Callable[[str], None]) -> Workload:

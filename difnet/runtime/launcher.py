@@ -1,7 +1,5 @@
 """From a RunConfig to a finished run: a registry, a place where hosts run, and a recorder, in one loop."""
 
-import hashlib
-import json
 import os
 import secrets
 import signal
@@ -11,13 +9,15 @@ from typing import Any
 
 from difnet import __version__, catalog
 from difnet.config import RunConfig
-from difnet.errors import AgentLost, DifnetError
+from difnet.errors import AgentLost, CheckpointError, DifnetError
 from difnet.exchange.registry import HOST_SILENCE_S, HostSeen, Registry
 from difnet.places import Contract, Place, agents_text
 from difnet.record import events
 from difnet.record.events import Event
+from difnet.record.past import Past
 from difnet.record.recorder import Recorder
 from difnet.record.tally import ScoredModel
+from difnet.runtime.saving import Pace
 from difnet.runtime.standstill import Standstill
 from difnet.system.holding import hold
 from difnet.system.lifetime import how_it_ended, raise_file_limit, say_alive, stop_signals
@@ -36,48 +36,67 @@ def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: No
     Args: `listen` hears every network-level event.
     Raises: DifnetError, if it cannot start.
     """
+    return _unless_scarce(lambda: _launch(config, of_run(config), listen))
+
+
+def resume(
+    past: Past, listen: Callable[[Event], None] = lambda event: None, first: int | None = None
+) -> dict[str, Any]:
+    """Have a run go on that had ended, or was killed; returns its summary.
+
+    Args: `first`, the iteration after which it goes on; None: the newest of which everybody has a checkpoint.
+    Raises: DifnetError, if it cannot; its folder is then as it was.
+    """
+    return _unless_scarce(lambda: _launch(past.config, past.topology, listen, past, first))
+
+
+def _unless_scarce(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Raises: EnvironmentLacks, where a run ends because this machine has too little of something."""
     try:
-        return _launch(config, listen)
+        return run()
     except Exception as error:
         if lacking := scarce(error):
             raise lacking from error
         raise
 
 
-def _launch(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, Any]:
-    topology, place = _planned(config)
+def _launch(
+    config: RunConfig, topology: Topology, listen: Callable[[Event], None], past: Past | None = None,
+    first: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    place = catalog.load("places", config.place)(config, topology.agents)
     raise_file_limit()
     token = os.environ.get("DIFNET_TOKEN") or secrets.token_hex(16)
     neighbours = {k: sorted({*topology.hears(k), *topology.tells(k)}) for k in range(topology.agents)}
     with stop_signals() as stop, place as hosts, Registry(hosts.meeting, token, neighbours) as registry:
-        recorder = Recorder(config, topology, "launch", listen)  # its folder is made when a run can begin
+        recorder = Recorder(config, topology, "launch", listen, past)  # its folder is made when a run can begin
         registry.run = {
-            "run": recorder.folder.name, "version": __version__, "config": config.model_dump(exclude_none=True),
-            "topology": topology.to_dict(), "hashes": hashes(topology),
+            "run": recorder.folder.name, "id": recorder.id, "folder": str(recorder.folder),
+            "resumes": past is not None, "version": __version__, "config": config.model_dump(exclude_none=True),
+            "topology": topology.to_dict(), "hashes": topology.hashes(),
         }  # fmt: skip
         with hold(recorder.folder, recorder.note):
             recorder.start()
             for line in hosts.start(Contract(recorder.folder.name, registry.endpoint, token)).splitlines():
                 recorder.note(line, secret=token)
-            return Launch(config, recorder, registry, hosts, stop).until_done()
+            return Launch(config, recorder, registry, hosts, stop, first).until_done()
 
 
 def plan(config: RunConfig) -> str:
     """What `launch` would start, in the words of the place; nothing is begun, and no folder is made."""
-    return _planned(config)[1].plan()
-
-
-def _planned(config: RunConfig) -> tuple[Topology, Place]:
-    topology = of_run(config)
-    return topology, catalog.load("places", config.place)(config, topology.agents)
+    place: Place = catalog.load("places", config.place)(config, of_run(config).agents)
+    return place.plan()
 
 
 class Launch:
     """The loop of one launch: listen, record, and notice who is gone."""
 
     def __init__(
-        self, config: RunConfig, recorder: Recorder, registry: Registry, hosts: Place, stop: list[int]
-    ) -> None:
+        self, config: RunConfig, recorder: Recorder, registry: Registry, hosts: Place, stop: list[int],
+        first: int | None = None,
+    ) -> None:  # fmt: skip
+        self._first = first  # the iteration after which a run that goes on is to begin, if somebody said so
+        self._pace: Pace | None = None  # of checkpoints, from the start on, where time decides
         self.config, self.recorder, self.registry, self.hosts, self._stop = config, recorder, registry, hosts, stop
         self._exited: set[int] = set()
         self._prepared: dict[str, dict[str, Any]] = {}  # by host
@@ -97,6 +116,8 @@ class Launch:
     def until_done(self) -> dict[str, Any]:
         """Serve the network until every agent has ended; returns the summary."""
         leaving_since, next_pulse = None, 0.0
+        if self.recorder.has_begun:
+            self.registry.begin(0)
         while len(self._exited) < self.recorder.topology.agents:
             for kind, body, tensors in self.registry.listen(0.1):
                 if kind != "beat":  # which says that a host is there, and not that anything goes on
@@ -116,6 +137,7 @@ class Launch:
                 next_pulse = now + PULSE_S
                 self.recorder.pulse()
                 self._say_who_is_waited_for(now)
+                self._ask_for_checkpoint(now)
             if self.hosts.poll() is not None:  # what it said last may still be on its way
                 leaving_since = leaving_since or now
             if self._failure or (leaving_since and now - leaving_since > LAST_WORDS_S):
@@ -170,6 +192,7 @@ class Launch:
             self._standstill.heard(body["agent"], body["step_s"])
         elif kind == "prepared":
             self._prepared[body["host"]] = body
+            self._agree()
         elif kind == "scored":
             figures, samples = tensors
             figures = figures.reshape(body["shape"])
@@ -201,6 +224,31 @@ class Launch:
             self.recorder.lose([agent], status, log_tail)
             if self.config.on_failure == "stop":
                 self._ended_by = self._ended_by or f"agent {agent} was lost ({status}), and on_failure is stop"
+
+    def _agree(self) -> None:
+        """A run that goes on: after which iteration, once it is known of everybody what checkpoints there are."""
+        told = [*self._prepared.values()]
+        past, recorder = self.recorder.past, self.recorder
+        if past is None or recorder.has_begun or sum(len(each["agents"]) for each in told) < recorder.topology.agents:
+            return
+        found = {int(k): iterations for each in told for k, iterations in each["checkpoints"].items()}
+        try:
+            first = past.agree(found, self._first)
+        except CheckpointError as error:
+            self._failure = error
+            return
+        recorder.resume(first)
+        self.registry.begin(first)
+
+    def _ask_for_checkpoint(self, now: float) -> None:
+        """Where time decides: have everybody write one of the same iteration."""
+        if self.config.checkpoint_every is not None:
+            return
+        g = self.recorder.tally
+        self._pace = (self._pace or Pace(self.config.checkpoint_s, now)).after(self.recorder.checkpointed, now)
+        furthest = max(map(g.reached, g.alive), default=0)
+        if iteration := self._pace.ask(now, g.iteration, furthest, self.recorder.rounds_per_s):
+            self.registry.save(iteration)
 
     def _say_who_is_ready(self) -> None:
         registry, recorder = self.registry, self.recorder
@@ -253,7 +301,7 @@ class Launch:
 
     def _test(self) -> None:
         """Have a host score the models that came out, while it is still there, and record what it says, or why not."""
-        models = self.recorder.models_to_test()
+        models = self.recorder.models.to_test()
         if not models:
             return
         asked = {name: held.iteration for name, held in models.items()}
@@ -304,6 +352,8 @@ class Launch:
         stopped_by = signal.Signals(self._stop[0]).name if self._stop and not self._failure else ""
         state = "stopped" if stopped_by else "failed" if failed else "done"
         reason = stopped_by or str(self._failure or self._reason or self._ended_by or apart)
+        if not self.recorder.has_begun:
+            raise self._failure or DifnetError(f"it did not go on ({reason}): {self.recorder.folder} is as it was")
         summary = self.recorder.finish(state, reason, self._untested)
         if self._failure:
             raise self._failure
@@ -331,15 +381,6 @@ class Launch:
             return ""
         last = self.hosts.logs().strip()
         return how_it_ended(status) + (f"; it printed last:\n{last}" if last else "; it printed nothing")
-
-
-def hashes(topology: Topology) -> dict[str, str]:
-    """What the launcher knows of what two neighbours must share: the graph and the weights."""
-    graph = json.dumps([topology.agents, topology.directed, topology.edges])
-    return {
-        "topology": hashlib.sha256(graph.encode()).hexdigest()[:16],
-        "weights": hashlib.sha256(topology.A.tobytes()).hexdigest()[:16],
-    }
 
 
 def facts(prepared: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -2,23 +2,33 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from difnet.agent import aligned
 from difnet.algorithms import Info, State
 from difnet.errors import DifnetError
 from difnet.exchange.control import Control
 from difnet.exchange.transport import Transport
 from difnet.maths.robust import TIMES, outsized
+from difnet.record.checkpoints import Checkpoint
 from difnet.record.events import Edge, Event, Finished, Snapshot
 from difnet.runtime.account import Account, Served, Usage
+from difnet.runtime.saving import Saving
 from difnet.runtime.star import Hub
 from difnet.system.machine import cpu_seconds, memory_peak, memory_pss
 from difnet.workload import Workload
 from difnet.workload.kernels import Kernels
 
 PROGRESS_S, MEMORY_S, AGREEMENT_S, LEAVE_S = 0.5, 5.0, 10.0, 10.0
+
+
+def state_of(saved: Checkpoint) -> State:
+    """What an agent carried when it wrote a checkpoint."""
+    w = aligned(saved.w)
+    return State(w, w, tuple(map(aligned, saved.slots)))
 
 
 class Reporter:
@@ -28,9 +38,10 @@ class Reporter:
     """
 
     def __init__(
-        self, k: int, workload: Workload, kernels: Kernels, control: Control, transport: Transport,
+        self, k: int, workload: Workload, kernels: Kernels, control: Control, transport: Transport, saving: Saving,
         patience_s: float = float("inf"),
     ) -> None:  # fmt: skip
+        self.saving = saving
         self._k, self._control, self._transport = k, control, transport
         self._workload, self._kernels, self._patience_s = workload, kernels, patience_s
         self._measure_every = workload.measure_every
@@ -40,6 +51,7 @@ class Reporter:
         self._count = 0
         self._pss: int | None = None
         self._reported_at = self._weighed_at = 0.0
+        self._cpu_before_s = 0.0  # of processes that were this agent before the run was resumed
         self._named: set[int] = set()  # neighbours whose states were told to be too long
         self.hub: Hub | None = None  # if this agent is the one that serves
         self.steps = 0
@@ -48,15 +60,25 @@ class Reporter:
     def observe(self, iteration: int, state: State, info: Info) -> bool:
         """After each iteration of an agent that holds a launch model of the network's; False ends the loop."""
         self.after_round(iteration, state, info)
-        config = self._workload.config
         if self._stopping and self._until is None:
             self._await_agreement()
-        last = iteration in (config.iterations, self._until)
-        if iteration % config.eval_every == 0 or last:
+        last = iteration in (self._workload.config.iterations, self._until)
+        self.measure(iteration, state, last)
+        self.saving.save(iteration, state, self.totals)
+        return not last and (self._until is None or iteration < self._until)
+
+    def measure(self, iteration: int, state: State, last: bool = False) -> None:
+        """What is due after an iteration: a test, or the launch model for the consensus error."""
+        if iteration % self._workload.config.eval_every == 0 or last:
             self.evaluate(iteration, state)
         elif iteration % self._measure_every == 0:
             self.say(Snapshot(self._k, iteration), state.w)
-        return not last and (self._until is None or iteration < self._until)
+
+    def answered(self, iteration: int, state: State, info: Info) -> bool:
+        """After each round of a client that is called in every one, and carries something on: its hub ends it."""
+        self.after_round(iteration, state, info)
+        self.saving.save(iteration, state, self.totals)
+        return True
 
     def after_round(self, iteration: int, state: State, info: Info) -> bool:
         """After each round of a client: its hub says when to end."""
@@ -94,13 +116,31 @@ class Reporter:
         served = Served(hub.heard, hub.answered * local_steps, hub.abandoned, hub.answered) if hub else None
         return Account(self._transport.counters, self.steps, served)
 
+    def totals(self) -> dict[str, Any]:
+        """What was done and sent so far, for a checkpoint."""
+        served = [self.hub.heard, self.hub.answered, self.hub.abandoned] if self.hub else []
+        return {"steps": self.steps, "cpu_s": self._cpu_before_s + cpu_seconds(), "served": served,
+                **self._transport.totals()}  # fmt: skip
+
+    def resume(self, saved: Checkpoint) -> State:
+        """Go on where a checkpoint was written: its totals count, and what was due then is told again."""
+        self.iteration, self.state = saved.manifest.iteration, state_of(saved)
+        totals = saved.manifest.totals
+        self.steps, self._cpu_before_s = totals["steps"], totals["cpu_s"] - cpu_seconds()
+        self._transport.count_on(totals)
+        if self.hub:
+            self.hub.heard, self.hub.answered, self.hub.abandoned = totals["served"]
+        if self._k in self._workload.holders:
+            self.measure(self.iteration, self.state)
+        return self.state
+
     def progress(self) -> None:
         """Send where this agent stands."""
         now = time.monotonic()
         if now - self._weighed_at > MEMORY_S:
             self._pss, self._weighed_at = memory_pss(), now
         means = {name: figure / self._count for name, figure in self._figures.items()}
-        usage = Usage(cpu_seconds(), self._pss, memory_peak())
+        usage = Usage(self._cpu_before_s + cpu_seconds(), self._pss, memory_peak())
         self.say(self._account().progress(self._k, self.iteration, means, usage))
         self._figures, self._count, self._reported_at = {}, 0, now
 
@@ -112,6 +152,8 @@ class Reporter:
     def leave(self, ended: str, reason: str = "") -> None:
         """Hand over how it ended and with which state, and stay until that is recorded: a stopped launcher goes on."""
         self.progress()
+        if ended != "failed":
+            self.saving.save_last(self.iteration, self.state, self.totals())
         for neighbour, sent in self._transport.sent.items():
             self.say(Edge(self._k, neighbour, sent.payload_bytes, sent.wire_bytes, sent.messages))
         self.say(Finished(self._k, self.iteration, ended, reason), self.state.w, *self.state.slots)
@@ -138,6 +180,8 @@ class Reporter:
                 self._control.say("doing", {"agent": self._k, "step_s": self._transport.step_s})
             elif kind == "until":
                 self._until = max(int(body["iteration"]), self.iteration)
+            elif kind == "save":
+                self.saving.ask(int(body["iteration"]))
             elif kind == "moved":
                 self._transport.moved(int(body["agent"]), str(body["endpoint"]))
             elif kind == "gone":

@@ -78,7 +78,7 @@ def _recorded(workload: Workload, topology: Topology, recorder: Recorder) -> dic
             return recorder.finish("failed", str(error))
     if ended == "done":
         with progress_to(as_lines(recorder.note)):
-            recorder.score(score_models(workload, recorder.models_to_test()))
+            recorder.score(score_models(workload, recorder.models.to_test()))
     return recorder.finish(ended, signal.Signals(stop[0]).name if ended == "stopped" else "")
 
 

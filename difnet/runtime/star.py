@@ -84,11 +84,16 @@ class Call(NamedTuple):
 
 
 class Client:
-    """The rim's side: the rounds that the hub calls for, and `share`, which answers a call and waits for the next."""
+    """The rim's side: the rounds that the hub calls for, and `share`, which answers a call and waits for the next.
 
-    def __init__(self, wait: Callable[[int], Call], answer: Callable[[int, np.ndarray], None], first: int = 0) -> None:
+    Args: `first`, the number of the first round on the wire; `start`, how many there were before this client's first.
+    """
+
+    def __init__(
+        self, wait: Callable[[int], Call], answer: Callable[[int, np.ndarray], None], first: int = 0, start: int = 0
+    ) -> None:
         self._wait, self._answer, self._first = wait, answer, first
-        self._call = wait(first - 1)
+        self._call = wait(first + start - 1)
 
     @property
     def w(self) -> Tensor:

@@ -23,6 +23,7 @@ from difnet.record.events import (
     Note,
     Pulse,
     Ready,
+    Resumed,
     RunEnded,
     RunStarted,
     Tested,
@@ -74,6 +75,8 @@ def update(view: View, event: Event) -> View:
             return _note(view._replace(ready=event), "", event)
         case Note():
             return _note(view, "", event)
+        case Resumed():
+            return _note(_resumed(view, event), "", event)
         case Pulse():
             return view._replace(pulse=event)
         case Measured():
@@ -96,6 +99,14 @@ def update(view: View, event: Event) -> View:
         case RunEnded():
             return _note(view._replace(ended=event), "bold" if event.state == "done" else BAD, event)
     return view
+
+
+def _resumed(view: View, event: Resumed) -> View:
+    """The view of a run that goes on after an iteration: without what is done again."""
+    history = tuple(v for v in view.history if v.iteration < event.iteration)
+    started = view.started and replace(view.started, iterations=event.iterations)
+    return View(started=started, ready=view.ready, validated=history[-1] if history else None, history=history,
+                curve=tuple(p for p in view.curve if p[0] < event.iteration), notes=view.notes)  # fmt: skip
 
 
 def _last_loss(event: Measured) -> float | None:

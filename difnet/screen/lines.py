@@ -16,6 +16,7 @@ from difnet.record.events import (
     Note,
     Pulse,
     Ready,
+    Resumed,
     RunEnded,
     RunStarted,
     Tested,
@@ -48,6 +49,9 @@ def plain_line(event: Event) -> str | None:
         case Ready():
             line = f"ready after {time_text(event.seconds)}: {event.parameters} parameters, engine {event.engine}"
             line += "" if event.server is None else f", agent {event.server} serves"
+        case Resumed():
+            again = f", {event.redone} of them to be done again" if event.redone else ""
+            line = f"resumed after iteration {event.iteration} of {event.iterations}{again}"
         case Pulse() if event.seconds % 10 < 1:
             loss = "" if event.training_loss is None else f"training loss {number_text(event.training_loss)}, "
             speed = f"{number_text(event.rounds_per_s)} rounds/s"

@@ -21,6 +21,11 @@ def running_folder() -> Path:
     return cache_folder().parent / "running" / f"{os.getuid()}@{platform.node()}"
 
 
+def state_folder() -> Path:
+    """Where things are kept that must outlive a machine's restart, and nobody else has: the user's state folder."""
+    return Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")) / "difnet"
+
+
 def own_prefix(prefix: str) -> str:
     """A prefix for a temporary folder that says whose it is, so that `sweep_orphans` can tell when nobody needs it."""
     return f"{prefix}{os.getpid()}-"

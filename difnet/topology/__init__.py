@@ -5,6 +5,8 @@ A network comes from a name, an expression or a file (`networks`); `weights` mak
 Imports: errors, catalog, config, maths.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -68,6 +70,17 @@ class Topology:
     def doubly_stochastic(self) -> bool:
         """Whether the network agrees on the plain mean."""
         return mixing.is_doubly_stochastic(self.A)
+
+    @cached_property
+    def breadth(self) -> int:
+        """At least the number of edges between the two agents that are farthest apart; 0 where nobody hears another.
+
+        >>> from difnet.topology.networks import load
+        >>> load("ring6").breadth
+        6
+        """
+        graph = self.graph.to_undirected(as_view=True) if self.directed else self.graph
+        return 2 * max(nx.single_source_shortest_path_length(graph, 0).values())
 
     def hears(self, k: int) -> list[int]:
         """The neighbours whose phi agent k combines, in rising order."""
@@ -141,6 +154,14 @@ class Topology:
             "note": self.note,
             "owners": self.owners,
         } | ({"labels": [labels[agent] for agent in range(self.agents)]} if labels else {})
+
+    def hashes(self) -> dict[str, str]:
+        """What two neighbours must share, the graph and the weights, in 16 hexadecimal digits each."""
+        graph = json.dumps([self.agents, self.directed, self.edges])
+        return {
+            "topology": hashlib.sha256(graph.encode()).hexdigest()[:16],
+            "weights": hashlib.sha256(self.A.tobytes()).hexdigest()[:16],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Topology":

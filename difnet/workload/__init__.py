@@ -91,6 +91,19 @@ class Workload:
         """The agents with tasks: all, or those on the rim of a served star."""
         return [k for k in range(self.agents) if k != self.hub]
 
+    @property
+    def holders(self) -> Sequence[int]:
+        """The agents that hold a launch model of the network's, and tell of it: all, or the hub that serves."""
+        return range(self.agents) if self.hub is None else [self.hub]
+
+    def carries(self, k: int) -> bool:
+        """Whether agent k keeps something of its own from one iteration to the next.
+
+        On a served star the hub does, and clients only where each takes part in every round; others begin each round
+        from what the hub calls them with.
+        """
+        return self.hub is None or k == self.hub or self.algorithm.everyone
+
     def client(self, k: int) -> int:
         """Agent k's number among the agents with tasks, by which its tasks are drawn."""
         return k - (self.hub is not None and k > self.hub)

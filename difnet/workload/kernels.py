@@ -93,6 +93,7 @@ def describe(workload: Workload, kernels: Kernels) -> dict[str, Any]:
     return {
         "engine": kernels.engine, "flops": kernels.flops, "parameters": workload.model.size, "length": workload.length,
         "server": workload.hub, "model": workload.choice.model_dump(), "pieces": workload.model.signature(),
+        "carriers": [k for k in range(workload.agents) if workload.carries(k)],
         "transductive": workload.model.is_transductive, "manifest": manifest() if manifest else None,
     }  # fmt: skip
 

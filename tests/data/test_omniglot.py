@@ -181,7 +181,7 @@ def test_the_family_has_the_splits_of_the_papers(real_data):
     for split, sizes in (("shuffled", [1100, 100, 423]), ("background", [864, 100, 659])):
         made = omniglot(agents=2, shots=1, queries=2, data_dir=str(real_data("omniglot")), split=split)
         told = made.manifest()
-        names = [{c["client"] for c in part} for part in (told["agents"][0], told["validation"], told["test"])]
+        names = [{c["client"] for c in part} for part in (told["everyone"], told["validation"], told["test"])]
         assert [*map(len, names)] == sizes and len(set().union(*names)) == 1623
         if split == "background":
             assert all(name.startswith(EVALUATION) for name in names[2])

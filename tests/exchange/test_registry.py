@@ -22,11 +22,12 @@ from difnet.errors import ConfigError, WireError
 from difnet.exchange import registry as registry_module
 from difnet.exchange import vocabulary, wire
 from difnet.exchange.control import Control
-from difnet.exchange.registry import MOST_READ, Refusals, Registry
+from difnet.exchange.refusals import SAY_AGAIN_S, Refusals
+from difnet.exchange.registry import MOST_READ, Registry
 from difnet.exchange.vocabulary import FROM_REGISTRY, TO_REGISTRY, Known
 from difnet.record import comparing, events, finding
 from difnet.record.recorder import Recorder
-from difnet.runtime.launcher import Launch, facts, hashes
+from difnet.runtime.launcher import Launch, facts
 from difnet.topology.networks import load as load_topology
 from tests.conftest import until
 from tests.exchange.test_wire import ANYTHING
@@ -35,16 +36,18 @@ TOKEN, M = "secret", 3
 CONFIG = load(settings={"topology": "path_graph(n=2)", "iterations": 10, "eval_steps": [1, 2]})
 TOPOLOGY = load_topology(CONFIG.topology)
 RUN = {"run": "sines", "version": __version__, "config": CONFIG.model_dump(exclude_none=True),
-       "topology": TOPOLOGY.to_dict(), "hashes": hashes(TOPOLOGY)}  # fmt: skip
+       "topology": TOPOLOGY.to_dict(), "hashes": TOPOLOGY.hashes(), "id": "0f", "folder": "",
+       "resumes": False}  # fmt: skip
 W, FACTS = np.ones(M, "f4"), {
     "engine": "eager", "flops": None, "parameters": M, "length": M, "server": None, "model": {"name": "logistic"},
-    "pieces": [["w", [M]]], "transductive": False, "manifest": None}  # fmt: skip
+    "pieces": [["w", [M]]], "carriers": [0, 1], "transductive": False, "manifest": None}  # fmt: skip
 ENERGY = {"joules": None, "source": "nothing", "quality": "unknown"}
 SCORED = (np.ones(2 * 3 * 1, "f8"), np.ones(2, "f4"))
 
 HONEST: dict[str, tuple[dict[str, Any], tuple[np.ndarray, ...]]] = {  # what agent 0 and its host may say
     "configuration?": ({"agents": [0, 1], "name": "here", "version": __version__, "run": None}, ()),
-    "prepared": ({"host": "here", "agents": [0, 1], "environment": {"cores": 2}, "facts": FACTS}, ()),
+    "prepared": ({"host": "here", "agents": [0, 1], "environment": {"cores": 2}, "facts": FACTS,
+                  "checkpoints": {}}, ()),
     "note": ({"text": "compiling"}, ()),
     "register": ({"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:41000", "pid": 7}, ()),
     "joined": ({"agent": 0}, ()),
@@ -55,6 +58,7 @@ HONEST: dict[str, tuple[dict[str, Any], tuple[np.ndarray, ...]]] = {  # what age
     "NeighbourBack": (events.NeighbourBack(0, 1, 4, 6, 2).to_dict(), ()),
     "AgentReturned": (events.AgentReturned(0, 0, 6, 2, "its own model").to_dict(), ()),
     "TrainedAlone": (events.TrainedAlone(0, 5, 0.5, 0.01).to_dict(), ()),
+    "Saved": (events.Saved(0, 8, 0.1, 999).to_dict(), ()),
     "Edge": (events.Edge(0, 1, 12, 40, 3).to_dict(), ()),
     "Finished": (events.Finished(0, 10, "done").to_dict(), (W, W, np.ones(1, "f4"))),
     "at": ({"agent": 0, "iteration": 10}, ()),
@@ -196,6 +200,10 @@ HOSTILE = {
     "no agents": ("prepared", {"agents": []}),
     "an agent twice": ("prepared", {"agents": [0, 0]}),
     "bytes in an environment": ("prepared", {"environment": {"cores": b""}}),
+    "checkpoints of a stranger": ("prepared", {"checkpoints": {"2": [10]}}),
+    "checkpoints of nobody": ("prepared", {"checkpoints": {"x": [10]}}),
+    "a checkpoint of a long number": ("prepared", {"checkpoints": {"9" * 5000: [10]}}),
+    "a checkpoint after no number of iterations": ("prepared", {"checkpoints": {"0": [-1]}}),
     "an endpoint that nobody can dial": ("register", {"endpoint": "tcp://127.0.0.1"}),
     "an endpoint with a control character": ("register", {"endpoint": "tcp://a\0b:5600"}),
     "a shape of the wrong size": ("scored", {"shape": [4, 3, 1]}),
@@ -430,7 +438,7 @@ def test_refusals_are_said_once_then_seldom_and_all_of_them_when_it_is_over(monk
     for n in range(5):
         refusals.add("a stranger", f"number {n}")
     assert refusals.news() == ""
-    now[0] += registry_module.SAY_AGAIN_S
+    now[0] += SAY_AGAIN_S
     assert refusals.news() == "refused 5 messages, the latest from a stranger: number 4; they were dropped (6 so far)"
     refusals.add("a stranger", "again")
     assert refusals.news() == "" and "7 so far" in refusals.news(over=True) and refusals.news(over=True) == ""

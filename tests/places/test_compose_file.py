@@ -180,7 +180,8 @@ def test_a_users_own_network_is_mounted_for_the_launcher_alone(tmp_path: Path) -
     services = read((tmp_path / "files" / "own.yml").read_text())["services"]
     assert services["dashboard"]["volumes"] == ["runs:/runs", "../mine.edgelist:/topologies/mine.edgelist:ro"]
     assert services["dashboard"]["command"][:3] == ["launch", "--topology", "/topologies/mine.edgelist"]
-    assert [name for name, told in services.items() if "volumes" in told] == ["dashboard", "report"]
+    assert {name: told["volumes"] for name, told in services.items() if name not in ("dashboard", "report")} == {
+        f"agent-{k}": ["checkpoints:/checkpoints"] for k in range(3)}
 
 
 def test_data_and_a_first_launch_model_are_mounted_where_hosts_look_for_them(tmp_path: Path) -> None:
@@ -189,7 +190,8 @@ def test_data_and_a_first_launch_model_are_mounted_where_hosts_look_for_them(tmp
     words = ["--task", "omniglot", "--data-dir", "data", "--init", "from:first.safetensors"]
     services = read(command("export", "compose", "--topology", "path_graph(n=2)", *words))["services"]
     first = tmp_path / "first.safetensors"
-    assert services["agent-1"]["volumes"] == [f"{first}:{first}:ro", f"{tmp_path}/data:/data:ro"]
+    mounted = ["checkpoints:/checkpoints", f"{first}:{first}:ro", f"{tmp_path}/data:/data:ro"]
+    assert services["agent-1"]["volumes"] == mounted
     assert f"init=from:{first}" in services["dashboard"]["command"]
     assert "data_dir=data" in services["dashboard"]["command"]  # below /, where a container's commands run
 

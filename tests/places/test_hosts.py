@@ -62,8 +62,36 @@ def test_three_hosts_end_in_the_same_bits_as_one(difnet, three, tmp_path):
     assert apart.summary["bytes"]["payload"] == together.summary["bytes"]["payload"]
     assert [s.loss for s in apart.scores] == [s.loss for s in together.scores] != []
     assert len(apart.environment["hosts"]) == 3 and "hosts" not in together.environment
-    kept = sorted(p.name for p in apart.folder.glob("agents/*/*"))
-    assert kept == sorted(p.name for p in together.folder.glob("agents/*/*"))
+    kept, same = (sorted(p.name for p in run.folder.glob("agents/*/*") if not p.name.startswith("checkpoint-"))
+                  for run in (apart, together))  # fmt: skip
+    assert kept == same
+
+
+def test_hosts_that_share_no_disk_go_on_from_checkpoints_of_their_own(difnet, three, tmp_path):
+    """All of it is killed, launcher and hosts; one host had come one checkpoint further than the others."""
+    words = (*WORDS, "--iterations", "400", "--eval-every", "100")
+    whole = difnet("simulate", *words, "--name", "whole", "--quiet")
+    assert whole.status == 0, whole.err
+    launcher, *hosts = begin(three, *words, "--checkpoint-every", "10", "--name", "hosts")
+    until(lambda: len(events(tmp_path, "Checkpointed")) > 3, "checkpoints")
+    for process in (*hosts, launcher):
+        process.kill()
+        process.communicate(timeout=20)
+    kept = {path.parent.name: path for path in (tmp_path / "state").rglob("checkpoint-*.safetensors")}
+    assert kept.keys() == {"002", "003", "004", "005"}  # the first machine has the run's own folder
+    ahead = kept["004"]
+    (ahead.parent / "checkpoint-009990.safetensors").write_bytes(ahead.read_bytes()[:-9])
+    launcher = three[0].start("resume", "hosts", **SECRET)
+    hosts = [machine.start("host", "--agents", f"{2 * n}-{2 * n + 1}", "--registry",
+                           f"tcp://{three[0].address}:5600", **SECRET) for n, machine in enumerate(three)]  # fmt: skip
+    _, err = launcher.communicate(timeout=90)
+    assert launcher.returncode == 0, err
+    assert [host.wait(20) for host in hosts] == [0, 0, 0], [host.communicate() for host in hosts]
+    assert "checkpoint-009990.safetensors cannot be used: it is damaged or cut short" in err
+    assert len(events(tmp_path, "Resumed")) == 1 and events(tmp_path, "Resumed")[0]["iteration"] >= 40
+    runs = [finding.load(tmp_path / "runs" / name) for name in ("hosts", "whole")]
+    is_same = comparing.same_bits(*runs)
+    assert is_same
 
 
 def test_a_host_that_is_killed_is_missed_and_the_others_finish(three, tmp_path):

@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_from_the_first_refuses_the_run(tmp_path):
 
 
 def test_the_newest_tested_model_is_on_disk_before_the_run_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr("difnet.record.recorder.MOST_SAVING", 1.0)  # however slow this disk is
+    monkeypatch.setattr("difnet.record.models.MOST_SAVING", 1.0)  # however slow this disk is
     recorder = begin(tmp_path, [])
     for i in (0, 50, 100):
         validate(recorder, i, loss=1.0 + i)
@@ -145,7 +145,7 @@ def test_the_newest_tested_model_is_on_disk_before_the_run_ends(tmp_path, monkey
 
 
 def test_the_best_model_is_the_one_on_disk_where_that_was_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("difnet.record.recorder.MOST_SAVING", 1.0)
+    monkeypatch.setattr("difnet.record.models.MOST_SAVING", 1.0)
     recorder = begin(tmp_path, [], launch_model="best")
     for i, loss, best in ((0, 3.0, "0"), (50, 1.0, "50"), (100, 2.0, "50")):
         validate(recorder, i, loss)

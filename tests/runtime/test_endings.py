@@ -26,7 +26,7 @@ from tests.conftest import agents_of, environment, events, until
 from tests.runtime.test_faults_of_a_star import BLOCK, HELD, WORDS
 
 FACTS = {"engine": "eager", "parameters": 2, "length": 2, "flops": None, "server": None, "model": {"name": "mlp"},
-         "pieces": [], "transductive": False, "manifest": None}  # fmt: skip
+         "pieces": [], "carriers": [0, 1], "transductive": False, "manifest": None}  # fmt: skip
 SMALL = ("--engine", "eager", "--tasks", "1", "--eval-tasks", "4", "--quiet")
 RING = ("launch", "--topology", "ring6", *SMALL)
 FOR_EVER = ("--iterations", "1000000", "--set", "test_tasks=0", "--eval-every", "1000000")
@@ -198,10 +198,17 @@ def test_a_launcher_that_was_away_for_long_takes_nobody_for_silent(monkeypatch, 
     class Listened:
         started, hosts, turn = True, {"here": here}, 0
 
+        def begin(self, first: int) -> None:
+            assert first == 0
+
+        def save(self, iteration: int) -> None:
+            assert iteration > 7  # of a checkpoint, which the long absence makes due
+
         def listen(self, timeout_s: float):
             self.turn += 1
             if self.turn == 1:
-                yield "prepared", {"host": "here", "agents": [0, 1], "environment": {}, "facts": FACTS}, []
+                yield "prepared", {"host": "here", "agents": [0, 1], "environment": {}, "facts": FACTS,
+                                  "checkpoints": {}}, []
             elif self.turn == 2:
                 clock[0] += 3600.0
             else:

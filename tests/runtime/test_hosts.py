@@ -32,7 +32,8 @@ ME = {"agents": [0], "name": "here", "version": __version__, "run": None}
 def registry() -> Iterator[Registry]:
     with Registry("tcp://127.0.0.1:*", "secret", PAIR) as registry:
         registry.run = {"run": "sines", "version": __version__, "config": {}, "topology": {"hub": None},
-                        "hashes": {"topology": "", "weights": ""}}  # fmt: skip
+                        "hashes": {"topology": "", "weights": ""}, "id": "", "folder": "",
+                        "resumes": False}  # fmt: skip
         yield registry
 
 

@@ -150,17 +150,18 @@ def test_agents_in_the_foreground_join_a_network(tmp_path):
     from difnet import __version__
     from difnet.exchange.registry import Registry
     from difnet.record.events import KINDS
-    from difnet.runtime.launcher import hashes
     from difnet.topology.networks import load as load_topology
     from tests.conftest import environment
 
     config = load(settings={"topology": "path_graph(n=2)", "iterations": 10, "engine": "eager", "eval_tasks": 4})
     topology = load_topology(config.topology)
     run = {"run": "foreground", "version": __version__, "config": config.model_dump(exclude_none=True),
-           "topology": topology.to_dict(), "hashes": hashes(topology)}  # fmt: skip
+           "topology": topology.to_dict(), "hashes": topology.hashes(), "id": "f", "folder": "",
+           "resumes": False}  # fmt: skip
     neighbours = {0: [1], 1: [0]}
     with Registry("tcp://127.0.0.1:*", "secret", neighbours) as registry:
         registry.run = run
+        registry.begin(0)
         agents = [
             subprocess.Popen([sys.executable, "-m", "difnet", "agent", str(k), "--registry", registry.endpoint],
                              env=environment(DIFNET_TOKEN="secret"))

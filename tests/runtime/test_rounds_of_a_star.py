@@ -178,6 +178,18 @@ def test_a_client_jumps_to_the_newest_call_and_ends_with_the_last_one(first):
     assert client.iteration == 9 and state.w.tolist() == [4.0] * M
 
 
+def test_a_client_that_comes_later_counts_as_the_hub_does():
+    """Round 7 of a hub whose first round was number 1 on the wire is iteration 7 of the client, on that one's tasks."""
+    waited: list[int] = []
+
+    def wait(after: int) -> Call:
+        waited.append(after)
+        return Call(1 + 7, message(2.0), False)
+
+    client = Client(wait, lambda i, phi: None, first=1, start=5)
+    assert waited == [5] and next(client.rounds()) == 7 == client.iteration
+
+
 def test_a_client_that_is_called_for_nothing_but_the_end_does_no_step():
     client = Client(lambda after: Call(3, message(2.0), True), lambda i, phi: pytest.fail("it answered"))
     assert list(client.rounds()) == [] and client.w.tolist() == [2.0] * M and client.iteration == 3
