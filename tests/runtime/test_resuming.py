@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -67,7 +68,15 @@ def kill_at(running, folder: Path, iteration: int, *command: str) -> None:
             return event.get("iteration", 0) >= iteration
 
         until(lambda: reached() or launcher.poll() is not None, f"iteration {iteration}")
-    family = [launcher, *psutil.Process(launcher.pid).children(recursive=True)]
+    kill_all(launcher)
+
+
+def kill_all(launcher: subprocess.Popen) -> None:
+    """A launcher, its host and its agents, at once."""
+    try:
+        family = [launcher, *psutil.Process(launcher.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
     for process in family:
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
@@ -106,6 +115,24 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(running, difnet, tmp_pat
     [resumed] = [e for e in run.events if isinstance(e, events.Resumed)]
     assert resumed.iteration % 7 == 0 and 0 < resumed.iteration <= moment + 50
     same_in_all(run.folder, want, whole=settings.get("algorithm") not in FORGET)
+
+
+@pytest.mark.parametrize("moment", range(int(os.environ.get("DIFNET_MOMENTS", "2"))))
+def test_at_whatever_moment_all_are_killed_nothing_is_lost_but_time(running, difnet, tmp_path, moment):
+    """Also in the midst of a checkpoint, before the first round, and twice; 20 moments as docs/reliability.md says."""
+    rng, settings = random.Random(moment), SMALL | {"topology": "ring6", "optimizer": "yogi"}
+    want = Path(simulate(load(settings={**settings, "runs": str(tmp_path / "oracle")}))["folder"])
+    folder = tmp_path / "runs" / "killed"
+    for command in (("launch", *words(settings), "--checkpoint-every", "3", "--name", "killed"), ("resume", "killed")):
+        launcher = running(*command, "--quiet")
+        until(lambda: (folder / "events.jsonl").exists() and "RunStarted" in (folder / "events.jsonl").read_text(),
+              "a beginning")  # fmt: skip
+        with suppress(subprocess.TimeoutExpired):
+            launcher.wait(rng.uniform(0.0, 9.0))
+        kill_all(launcher)
+    if not (folder / "run.json").exists():
+        assert difnet("resume", "killed", "--quiet").status == 0
+    same_in_all(folder, want)
 
 
 @pytest.fixture
