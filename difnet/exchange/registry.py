@@ -21,13 +21,13 @@ parsed; what a known one may hold is in `vocabulary`.
 import hmac
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import zmq
 
 from difnet.errors import EnvironmentLacks, WireError
+from difnet.exchange.hosts_seen import DEAD_S, HostSeen, HostsSeen
 from difnet.exchange.refusals import Refusals
 from difnet.exchange.sockets import dual, readable
 from difnet.exchange.vocabulary import TO_REGISTRY, Known, read
@@ -35,11 +35,11 @@ from difnet.exchange.wire import FRAME_LIMIT, kind_of, pack_control
 
 STOP_ANSWER_S = 5.0
 FAREWELL_MS = 1000  # for the last words to hosts on other machines
-HOST_SILENCE_S = 15.0  # a host unheard for so long is not asked for anything
 MOST_QUEUED = 16  # messages of one connection that wait to be read; more wait with whoever sends them
 MOST_FRAMES = 10_000  # of a message: 40 GB of launch model
 MOST_READ, TURN_S = 1000, 0.1  # in one turn: who calls `listen` has deadlines of its own
 SELDOM = ("log", "exited")  # what a host says of its agents; all else that names an agent, the agent says itself
+Told = tuple[str, dict[str, Any], list[np.ndarray]]  # kind, body, tensors
 
 
 class Message(NamedTuple):
@@ -49,21 +49,6 @@ class Message(NamedTuple):
     kind: str
     body: dict[str, Any]
     tensors: list[np.ndarray]
-
-
-@dataclass(slots=True)
-class HostSeen:
-    """A host as it told of itself."""
-
-    name: str
-    agents: list[int]
-    sender: bytes
-    heard_at: float
-    supervises: bool = False  # its agents are there
-
-    def is_silent(self) -> bool:
-        """Whether its beats have stopped."""
-        return self.supervises and time.monotonic() - self.heard_at > HOST_SILENCE_S
 
 
 class Registry:
@@ -103,7 +88,8 @@ class Registry:
         self._first: int | None = None  # the iteration that all begin with, once that is known
         self._prepared: set[int] = set()  # agents whose hosts are
         self._joined: set[int] = set()
-        self.hosts: dict[str, HostSeen] = {}  # by name
+        self.hosts = HostsSeen()
+        self._asking: dict[bytes, tuple[float, dict[str, Any]]] = {}  # hosts that wait for an answer, since when
         self._at: dict[int, int] = {}  # agent -> the iteration it was in when asked to stop
         self._stopping_since: float | None = None
         self.started = False
@@ -139,7 +125,7 @@ class Registry:
         """How many agents are connected to all their neighbours."""
         return len(self._joined)
 
-    def listen(self, timeout_s: float) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
+    def listen(self, timeout_s: float) -> Iterator[Told]:
         """Serve what has arrived; yields (kind, body, tensors) of what is not the registry's own affair.
 
         In one turn no more than MOST_READ messages, for TURN_S: whatever floods it, the caller's own work goes on.
@@ -157,6 +143,7 @@ class Registry:
                     yield from self._serve(message)
                 except WireError as error:
                     self.refusals.add(self._name(sender, frames), str(error))
+        yield from self._answer_those_who_wait()
         self._settle_stop()
 
     def begin(self, first: int) -> None:
@@ -255,7 +242,7 @@ class Registry:
         if (agent := body.get("agent")) is None:
             return
         if kind in SELDOM:
-            host = next((h for h in self.hosts.values() if h.sender == sender), None)
+            host = self.hosts.of(sender)
             if sender in self._voices or (host and agent not in host.agents):
                 raise WireError(f"{kind}: agent {agent} is not there")
         elif self._voices.get(sender, agent) != agent:
@@ -269,15 +256,15 @@ class Registry:
             return "a stranger"
         if sender in self._voices:
             return f"agent {self._voices[sender]}"
-        host = next((h.name for h in self.hosts.values() if h.sender == sender), None)
-        return f"host {host!r}" if host else "somebody who knows the token"
+        host = self.hosts.of(sender)
+        return f"host {host.name!r}" if host else "somebody who knows the token"
 
-    def _serve(self, message: Message) -> Iterator[tuple[str, dict[str, Any], list[np.ndarray]]]:
+    def _serve(self, message: Message) -> Iterator[Told]:
         sender, kind, body, tensors = message
         if kind not in SELDOM and (agent := body.get("agent")) in self._agents:
             self._connect(agent, sender)  # its connection may be a new one
         if kind == "configuration?":
-            self._introduce(sender, body)
+            yield from self._introduce(sender, body)
         elif kind == "beat":
             if host := self.hosts.get(body["name"]):
                 host.sender, host.heard_at, host.supervises = sender, time.monotonic(), True
@@ -303,27 +290,43 @@ class Registry:
             self._voices.pop(self._agents.get(agent, b""), None)
             self._agents[agent], self._voices[sender] = sender, agent
 
-    def _introduce(self, sender: bytes, body: dict[str, Any]) -> None:
-        """Tell a host what to run, or why it may not take part."""
-        name, agents, run = body["name"], body["agents"], self.run["run"]
-        elsewhere = {k: h.name for h in self.hosts.values() if h.name != name for k in h.agents}
-        last, wrong = len(self._neighbours) - 1, ""
-        if body["run"] not in (None, run):
-            wrong = f"it serves run {run!r}, and this host was started for {body['run']!r}; leave --run-id away or wait"
-        elif body["version"] != self.run["version"]:
-            wrong = (f"the launcher is difnet {self.run['version']}, this host is {body.get('version')}; install the "
-                     f"same version on both")  # fmt: skip
-        elif outside := sorted(set(agents) - self._neighbours.keys()):
-            wrong = f"there is no agent {outside[0]}: this run has agents 0 to {last}; give others with --agents"
-        elif here := sorted(self._endpoints.keys() & set(agents)):
-            wrong = f"agent {here[0]} takes part already, and one that has died cannot come back into the same run"
-        elif taken := sorted(elsewhere.keys() & set(agents)):
-            wrong = f"agent {taken[0]} is at host {elsewhere[taken[0]]!r} already; give others with --agents"
-        if wrong:
+    def _introduce(self, sender: bytes, body: dict[str, Any]) -> Iterator[Told]:
+        """Tell a host what to run, or why it may not take part; or let it wait until it is known whether it may."""
+        name, agents = body["name"], body["agents"]
+        if wrong := self.hosts.objection(body, self.run, self._neighbours, self.started) or self._too_late(agents):
             self._send(sender, "refused", {"reason": wrong})
             return
+        before, incarnations = self.hosts.before(agents), dict[str, int]()
+        if before and self._endpoints.keys() & set(agents):
+            if time.monotonic() - before.heard_at < DEAD_S:
+                self._asking.setdefault(sender, (time.monotonic(), body))
+                return
+            last = {k: self._incarnations[k] for k in agents if k in self._incarnations}
+            incarnations = {str(k): incarnation + 1 for k, incarnation in last.items()}
+            del self.hosts[before.name]
+            yield "replaced", {"host": name, "incarnations": last}, []
         self.hosts[name] = HostSeen(name, agents, sender, time.monotonic())
-        self._send(sender, "run", self.run)
+        self._send(sender, "run", self.run | {"incarnations": incarnations})
+
+    def _too_late(self, agents: list[int]) -> str:
+        """Why no further process can be one of these agents, if one was there already; "" if it can."""
+        here, gone = (sorted(those & set(agents)) for those in (self._endpoints.keys(), self._gone))
+        may_return = self.started and self._stopping_since is None and self.run["config"]["on_failure"] == "restart"
+        if gone or (here and not (may_return and self.hosts.before(agents))):
+            return f"agent {(gone or here)[0]} takes part already, or has ended for good, and cannot come back"
+        return ""
+
+    def _answer_those_who_wait(self) -> Iterator[Told]:
+        """Hosts that were started again: once it is known that those before them are gone, or that they are not."""
+        for sender, (since, body) in [*self._asking.items()]:
+            before = self.hosts.before(body["agents"])
+            if before is None or time.monotonic() - before.heard_at >= DEAD_S:
+                del self._asking[sender]
+                yield from self._introduce(sender, body)
+            elif time.monotonic() - since > 2 * DEAD_S:
+                del self._asking[sender]
+                self._send(sender, "refused", {"reason": f"agent {body['agents'][0]} is at host {before.name!r}, which "
+                                                         f"still beats; give others with --agents"})  # fmt: skip
 
     def _register(self, sender: bytes, agent: int, incarnation: int, endpoint: str) -> None:
         is_new = incarnation > self._incarnations.get(agent, -1)

@@ -171,6 +171,8 @@ ACCURACY = Shape("accuracies after the run's eval_steps, of all agents or of non
 ASKED = Shape("a model that was to be scored", lambda value, run: type(value) is str and value in run.asked)
 BY_NUMBER = Shape("endpoints by agent", lambda value, run: type(value) is dict and all(
     is_number(k) and is_endpoint(endpoint) for k, endpoint in value.items()))  # fmt: skip
+NUMBERED = Shape("natural numbers by agent", lambda value, run: type(value) is dict and all(
+    is_number(k) and NATURAL.fits(n, run) for k, n in value.items()))  # fmt: skip
 BY_AGENT = Shape("iterations by agent", lambda value, run: type(value) is dict and all(
     is_number(k) and int(k) in run.agents and ITERATIONS.fits(told, run) for k, told in value.items()))  # fmt: skip
 
@@ -282,7 +284,7 @@ FROM_REGISTRY: dict[str, Word] = {
     "left": word(),
     # to hosts
     "run": word(limit=DOCUMENT_LIMIT, run=NAME, id=NAME, folder=TEXT, resumes=TRUTH, version=NAME, config=PLAIN,
-                topology=PLAIN, hashes=table(topology=NAME, weights=NAME)),
+                topology=PLAIN, incarnations=NUMBERED, hashes=table(topology=NAME, weights=NAME)),
     "beat": word(started=TRUTH),
     "score": word(models, models=map_to(NATURAL)),
     "end": word(),

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ class Assignment:
     leave_s: float = float("inf")  # how long an agent waits at its end for a silent launcher; for ever under a host
     device: str = "cpu"  # of the steps; any other is first used after the fork, which it would not survive
     manifest: Manifest | None = None  # what an agent's checkpoints must fit, but for its number; None: nobody has any
+    incarnations: Mapping[int, int] = field(default_factory=dict)  # agent -> its processes at hosts before this one
     shelves: Path = Path()  # where this machine keeps them
 
     def shelf(self, k: int) -> Shelf | None:

@@ -146,7 +146,7 @@ def _fork_and_supervise(told: HostSettings, launcher: list[int]) -> int:
             raise
         return refused.exit_code  # the launcher tells the same user
     with children, Control(assignment.registry, told.token, assignment.run) as control, beating(control, told.name):
-        children.tell, successors = control.say, Successors()
+        children.tell, successors = control.say, Successors(assignment.incarnations)
         children.replace = successors.decide
         try:
             supervise(children, control, launcher, assignment, successors)
@@ -163,7 +163,7 @@ def _forked(told: HostSettings, assignment: Assignment) -> Children:
     children = Children()
     try:
         for k in told.agents:
-            children.fork(k, partial(run_agent, k, assignment))
+            children.fork(k, partial(run_agent, k, assignment), assignment.incarnations.get(k, 0))
     except OSError as error:
         doing = f"only {len(children)} of {len(told.agents)} agents could be started"
         children.end()
@@ -218,6 +218,7 @@ def prepare(told: HostSettings) -> Assignment:
         assignment = Assignment(
             workload, kernels, topology, hashes, run["run"], registry, told.token, listen, told.advertise or "",
             device=asked.device, manifest=None if asked.checkpoint_every == 0 else manifest,
+            incarnations={int(k): n for k, n in run["incarnations"].items()},
             shelves=shelves_folder(run["id"], run["folder"]),
         )  # fmt: skip
         if is_id(assignment.shelves.name):

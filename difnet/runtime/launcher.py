@@ -10,7 +10,8 @@ from typing import Any
 from difnet import __version__, catalog
 from difnet.config import RunConfig
 from difnet.errors import AgentLost, CheckpointError, DifnetError
-from difnet.exchange.registry import HOST_SILENCE_S, HostSeen, Registry
+from difnet.exchange.hosts_seen import SILENCE_S, HostSeen
+from difnet.exchange.registry import Registry
 from difnet.places import Contract, Place, agents_text
 from difnet.record import events
 from difnet.record.events import Event
@@ -21,7 +22,7 @@ from difnet.runtime.saving import Pace
 from difnet.runtime.standstill import Standstill
 from difnet.system.holding import hold
 from difnet.system.lifetime import how_it_ended, raise_file_limit, say_alive, stop_signals
-from difnet.system.limits import scarce
+from difnet.system.limits import scarcity_named
 from difnet.topology import Topology
 from difnet.topology.networks import of_run
 
@@ -36,7 +37,8 @@ def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: No
     Args: `listen` hears every network-level event.
     Raises: DifnetError, if it cannot start.
     """
-    return _unless_scarce(lambda: _launch(config, of_run(config), listen))
+    with scarcity_named():
+        return _launch(config, of_run(config), listen)
 
 
 def resume(
@@ -47,17 +49,8 @@ def resume(
     Args: `first`, the iteration after which it goes on; None: the newest of which everybody has a checkpoint.
     Raises: DifnetError, if it cannot; its folder is then as it was.
     """
-    return _unless_scarce(lambda: _launch(past.config, past.topology, listen, past, first))
-
-
-def _unless_scarce(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Raises: EnvironmentLacks, where a run ends because this machine has too little of something."""
-    try:
-        return run()
-    except Exception as error:
-        if lacking := scarce(error):
-            raise lacking from error
-        raise
+    with scarcity_named():
+        return _launch(past.config, past.topology, listen, past, first)
 
 
 def _launch(
@@ -205,6 +198,8 @@ class Launch:
             host = f"host {body['host']}: " if self.config.place != "local" else ""
             self._failure = DifnetError(f"{host}{body['reason']}")
             self._failure.exit_code = body["exit_code"]
+        elif kind == "replaced":
+            self._replaced(body["host"], body["incarnations"])
         elif kind == "exited":
             self.registry.forget(body["agent"], body["incarnation"], for_good=not body["returns"])
             if body["returns"]:
@@ -212,6 +207,13 @@ class Launch:
                 self.recorder.lose([body["agent"]], told, body["log_tail"], body["incarnation"])
             else:
                 self._exit(body["agent"], body["status"], body["log_tail"])
+
+    def _replaced(self, host: str, incarnations: dict[int, int]) -> None:
+        """A host has ended without a word, and was started again: its agents are lost until new ones are there."""
+        self._exited -= incarnations.keys()
+        for k, incarnation in incarnations.items():
+            if k not in self.recorder.tally.lost:
+                self.recorder.lose([k], f"its host ended; {host} takes its place", incarnation=incarnation)
 
     def _exit(self, agent: int, status: str, log_tail: str) -> None:
         self._exited.add(agent)
@@ -274,7 +276,7 @@ class Launch:
         """A host that was lost without a word takes its agents with it."""
         for host in [h for h in self.registry.hosts.values() if h.is_silent()]:
             left = [k for k in host.agents if k not in self._exited]
-            if left and all(now - self._told_at.get(k, 0.0) > HOST_SILENCE_S for k in left):
+            if left and all(now - self._told_at.get(k, 0.0) > SILENCE_S for k in left):
                 for k in left:
                     self._exit(k, f"its host {host.name} fell silent", "")
 

@@ -1,6 +1,7 @@
 """Which agents that died get a successor, a new process of the same number, and when? At most three in ten minutes."""
 
 import time
+from collections.abc import Mapping
 
 from difnet.runtime.child_processes import CRASHED
 
@@ -16,7 +17,8 @@ class Successors:
     ([True, True, True, False], False)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: Mapping[int, int] | None = None) -> None:
+        self._before = before or {}  # agent -> the processes that were it at hosts before this one
         self.are_wanted = False  # the run has begun, is not ending, and does not mean to go on without them
         self._deaths: dict[int, list[float]] = {}  # agent -> when
         self._due: list[tuple[float, int, int]] = []  # when, agent, incarnation
@@ -33,7 +35,7 @@ class Successors:
         if lately == len(BACK_OFF_S):
             return False
         deaths.append(now)
-        self._due.append((now + BACK_OFF_S[lately], agent, len(deaths)))
+        self._due.append((now + BACK_OFF_S[lately], agent, self._before.get(agent, 0) + len(deaths)))
         return True
 
     def due(self) -> list[tuple[int, int]]:

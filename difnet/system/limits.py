@@ -1,6 +1,8 @@
 """Of what has this machine too little, or allows us too little?"""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from difnet.errors import EnvironmentLacks
 
@@ -28,3 +30,17 @@ def scarce(error: BaseException) -> EnvironmentLacks | None:
     if number not in SCARCE:
         return None
     return EnvironmentLacks(f"{str(error) or type(error).__name__}: {SCARCE[number]}")
+
+
+@contextmanager
+def scarcity_named() -> Iterator[None]:
+    """Within the block, an exception that says that this machine has too little of something says so in words.
+
+    Raises: EnvironmentLacks, in its place.
+    """
+    try:
+        yield
+    except Exception as error:
+        if lacking := scarce(error):
+            raise lacking from error
+        raise

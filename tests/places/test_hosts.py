@@ -106,6 +106,26 @@ def test_a_host_that_is_killed_is_missed_and_the_others_finish(three, tmp_path):
     assert {hosts[0].wait(20), hosts[2].wait(20)} == {0}
 
 
+def test_a_host_that_is_killed_and_started_again_comes_back(three, tmp_path):
+    """As an engine does it, at once: it waits until nothing has been heard of the one before for three seconds."""
+    launcher, *hosts = begin(three, *LONG)
+    under_way(tmp_path)
+    hosts[1].kill()
+    hosts[1].communicate(timeout=20)
+    again = three[1].start("host", "--agents", "2-3", "--registry", f"tcp://{three[0].address}:5600", **SECRET)
+    until(lambda: {e["agent"] for e in events(tmp_path, "AgentReturned")} == {2, 3}, "both agents")
+    edges = {(2, 1), (1, 2), (3, 4), (4, 3)}
+    until(lambda: edges <= {(e["agent"], e["neighbour"]) for e in events(tmp_path, "NeighbourBack")}, "their edges")
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(40) == 130 and again.wait(20) == 0
+    ended = summary(tmp_path)
+    assert ended["lost_agents"] == [] and ended["returned_agents"] == [2, 3] and ended["edges_apart"] == []
+    assert ended["one_sided_exchanges"] == 0
+    assert all("its host ended" in e["status"] for e in events(tmp_path, "AgentLost"))
+    at = {path.name for path in (tmp_path / "runs/latest").glob("agents/*/state-*")}
+    assert len(at) == 1  # all of them after the same iteration
+
+
 def test_a_host_whose_network_is_gone_ends_its_agents_and_the_others_finish(three, tmp_path):
     """Nothing closes a connection: silence is all that either side hears."""
     launcher, *hosts = begin(three, *LONG)

@@ -15,6 +15,7 @@ import pytest
 
 from difnet import __version__
 from difnet.errors import DifnetError, EnvironmentLacks
+from difnet.exchange import registry as registry_module
 from difnet.exchange.addresses import Lookup, advertised, numeric, own, parse, reach
 from difnet.exchange.control import Control
 from difnet.exchange.links import Identity, Link, Patience
@@ -31,8 +32,8 @@ ME = {"agents": [0], "name": "here", "version": __version__, "run": None}
 @pytest.fixture
 def registry() -> Iterator[Registry]:
     with Registry("tcp://127.0.0.1:*", "secret", PAIR) as registry:
-        registry.run = {"run": "sines", "version": __version__, "config": {}, "topology": {"hub": None},
-                        "hashes": {"topology": "", "weights": ""}, "id": "", "folder": "",
+        registry.run = {"run": "sines", "version": __version__, "config": {"on_failure": "restart"},
+                        "topology": {"hub": None}, "hashes": {"topology": "", "weights": ""}, "id": "", "folder": "",
                         "resumes": False}  # fmt: skip
         yield registry
 
@@ -46,7 +47,7 @@ def answer(registry: Registry, token: str = "secret", **differently: object) -> 
 
 
 def test_a_host_is_told_what_to_run(registry):
-    assert answer(registry) == {"kind": "run", **registry.run}
+    assert answer(registry) == {"kind": "run", **registry.run, "incarnations": {}}
 
 
 @pytest.mark.parametrize(("differently", "words"), [
@@ -66,7 +67,39 @@ def test_an_agent_is_at_one_host_only_and_does_not_come_back(registry):
     with Control(registry.endpoint, "secret") as control:
         control.say("register", {"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:1", "pid": 1})
         until(lambda: [*registry.listen(0.01)] or registry.registered, "a registration", 10)
-    assert "cannot come back into the same run" in answer(registry)["reason"]
+    assert "agent 0 takes part already" in answer(registry)["reason"]
+
+
+def test_a_host_that_is_started_again_has_its_answer_when_the_one_before_is_silent(registry, monkeypatch):
+    """While that beats it waits, and is refused in the end; else it is told which processes its agents are."""
+    monkeypatch.setattr(registry_module, "DEAD_S", 0.3)
+    assert answer(registry)["kind"] == "run"
+    registry.begin(0)
+    with Control(registry.endpoint, "secret") as host, Control(registry.endpoint, "secret") as again:
+        for k in (0, 1):
+            with Control(registry.endpoint, "secret") as agent:
+                agent.say("register", {"agent": k, "incarnation": 2, "endpoint": "tcp://127.0.0.1:1", "pid": 1})
+                until(lambda k=k: [*registry.listen(0.01)] or registry.registered == k + 1, "a registration", 10)
+        registry.started = True
+
+        def ask(beats: bool) -> tuple:
+            again.say("configuration?", ME | {"name": "another name"})
+            told = []
+
+            def turn() -> tuple | None:
+                if beats:
+                    host.say("beat", {"name": "here", "machine": "", "energy": estimate(None)})
+                told.extend(t for t in registry.listen(0.02) if t[0] == "replaced")
+                return again.hear(0.0)
+
+            return told, *until(turn, "an answer", 10)
+
+        replaced, kind, body = ask(beats=True)
+        assert not replaced and kind == "refused" and "is at host 'here', which still beats" in body["reason"]
+        replaced, kind, body = ask(beats=False)
+        assert replaced == [("replaced", {"host": "another name", "incarnations": {0: 2}}, [])]
+        assert kind == "run" and body["incarnations"] == {"0": 3}
+        assert [*registry.hosts] == ["another name"]
 
 
 def test_what_is_left_of_another_run_with_the_same_token_is_not_heard(registry):
