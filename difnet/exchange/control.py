@@ -16,23 +16,29 @@ from difnet.exchange.vocabulary import ANYBODY, FROM_REGISTRY, read
 from difnet.exchange.wire import FRAME_LIMIT, pack_control
 
 MAY_BE_DROPPED = ("beat", "log")  # where there is no room: the next beat comes soon, and printing may have no end
+MEASUREMENTS = ("Progress", "Snapshot", "Evaluated")  # these when so much is kept that memory counts
+MOST_KEPT = 64 * 2**20  # bytes that wait for a launcher which does not listen; here, and about as much in ZeroMQ
+FEWEST, MOST = 10, 10_000  # messages in ZeroMQ
 
 
 class Control:
     """An agent's or a host's end of the control plane; use as a context manager, from any thread.
 
-    Args: `endpoint`, with a number in it and no name; `run`, once it is known which one the token is for.
+    Args: `endpoint`, with a number in it and no name; `run`, once it is known which one the token is for; `who` speaks,
+        in words; `largest`, the bytes of its largest messages.
     """
 
-    def __init__(self, endpoint: str, token: str, run: str | None = None) -> None:
-        self._token, self.run = token.encode(), run
+    def __init__(self, endpoint: str, token: str, run: str | None = None, who: str = "", largest: int = 1) -> None:
+        self._token, self.run, self._who = token.encode(), run, who
+        self._kept_bytes = 0
+        self._left_out = 0  # measurements
         self.refused = 0  # messages that were not what the registry may say
         self._kept: deque[list[Any]] = deque()  # what found no room, in order
         self._lock = threading.Lock()  # a long step's helper thread reads it too
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 2000)
-        self.socket.setsockopt(zmq.SNDHWM, 10_000)
+        self.socket.setsockopt(zmq.SNDHWM, max(FEWEST, min(MOST, MOST_KEPT // largest)))
         self.socket.setsockopt(zmq.MAXMSGSIZE, FRAME_LIMIT + 1024)
         dual(self.socket, endpoint)
         self.socket.connect(endpoint)
@@ -46,16 +52,26 @@ class Control:
 
     def say(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> bool:
         """Tell the registry something without waiting. What finds no room, since the launcher is stopped or slow, is
-        kept until there is some, in order; of what MAY_BE_DROPPED then nothing is kept, and the answer is False."""
-        known = {"of": self.run} if self.run else {}
-        message = [self._token, *pack_control(kind, body | known, tensors)]
+        kept until there is some, in order. Of what MAY_BE_DROPPED then nothing is kept, of MEASUREMENTS no more than
+        MOST_KEPT bytes, and the answer is False; how many were left out is said when there is room again."""
+        message = [self._token, *pack_control(kind, body | self._known, tensors)]
         with self._lock:
-            self._kept.append(message)
+            self._keep(message)
             self._make_room()
-            if self._kept and kind in MAY_BE_DROPPED:
-                self._kept.pop()
+            is_full = kind in MEASUREMENTS and self._kept_bytes > MOST_KEPT
+            if self._kept and (kind in MAY_BE_DROPPED or is_full):
+                self._kept_bytes -= sum(map(len, self._kept.pop()))
+                self._left_out += is_full
                 return False
         return True
+
+    def _keep(self, message: list[Any]) -> None:
+        self._kept.append(message)
+        self._kept_bytes += sum(map(len, message))
+
+    @property
+    def _known(self) -> dict[str, str]:
+        return {"of": self.run} if self.run else {}
 
     def _make_room(self) -> None:
         """Send what was kept, as far as there is room now."""
@@ -64,7 +80,13 @@ class Control:
                 self.socket.send_multipart(self._kept[0], zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._kept.popleft()
+            self._kept_bytes -= sum(map(len, self._kept.popleft()))
+            if self._left_out and not self._kept:
+                told = (f"{self._who}: {self._left_out} measurements are missing: the launcher did not listen, and "
+                        f"{MOST_KEPT >> 20} MB of them waited already")  # fmt: skip
+                self._left_out = 0
+                self._keep([self._token, *pack_control("note", {"text": told} | self._known, ())])
+
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """While nobody of this process talks to the registry."""

@@ -95,7 +95,8 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     assignment = assignment.settled()
     workload, topology, config = assignment.workload, assignment.topology, assignment.workload.config
     is_client = workload.hub is not None and k != workload.hub
-    with Control(assignment.registry, assignment.token, assignment.run) as control:
+    largest = workload.length * workload.dtype.itemsize
+    with Control(assignment.registry, assignment.token, assignment.run, f"agent {k}", largest) as control:
         identity = Identity(k, incarnation, assignment.run, **assignment.hashes, dtype=config.dtype,
                             length=workload.length)  # fmt: skip
 

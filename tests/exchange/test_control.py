@@ -1,8 +1,10 @@
 """What an agent tells the registry is not lost because that does not listen for a while."""
 
+import numpy as np
 import pytest
 import zmq
 
+from difnet.exchange import control as control_module
 from difnet.exchange.control import Control
 from difnet.exchange.registry import Registry
 from tests.conftest import until
@@ -51,3 +53,27 @@ def test_what_finds_no_room_is_kept_in_order_but_for_prints_and_beats(cramped):
     until(listen, "the last word", 20)
     assert [body["text"] for kind, body, _ in heard if kind == "note"] == [*map(str, range(50))]
     assert sum(kind == "log" for kind, *_ in heard) == prints
+
+
+def test_measurements_that_nobody_takes_are_bounded_and_counted_and_the_end_is_not(cramped, monkeypatch):
+    """Of two megabytes one is kept; how an agent ended comes after it, with a word of what is missing."""
+    registry, _ = cramped
+    monkeypatch.setattr(control_module, "MOST_KEPT", 2**20)
+    registry.run = {"run": "sines", "config": {"iterations": 9, "dtype": "float32"}, "topology": {"hub": None}}
+    w, body = np.zeros(2**14, np.float32), {"agent": 0, "iteration": 1}
+    with Control(registry.endpoint, "secret", who="agent 0") as agent:
+        agent.say("register", {"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:1", "pid": 1})
+        told = [agent.say("Snapshot", body, (w,)) for _ in range(40)]
+        agent.say("failed", {"reason": "the last word", "exit_code": 1, "host": "here"})
+        heard = []
+
+        def listen():
+            agent.hear(0.0)
+            heard.extend(registry.listen(0.001))
+            return [body["text"] for kind, body, _ in heard if kind == "note"]
+
+        [note] = until(listen, "a word of what is missing", 20)
+    assert 16 <= sum(told) <= 24 and not any(told[-10:])  # 64 kB each: a megabyte, and what is on its way
+    assert note.startswith(f"agent 0: {40 - sum(told)} measurements are missing")
+    kinds = [kind for kind, *_ in heard]
+    assert kinds.index("failed") < kinds.index("note")
