@@ -32,8 +32,8 @@ class Network:
         self.seen: list[tuple[float, dict[str, Any]]] = []  # when, event
         self.process = subprocess.Popen([sys.executable, "-m", "difnet", "launch", *words, *WORDS], cwd=folder)
         self.until("the start", lambda: [e for e in self.of("Pulse") if e["iteration"] > 50])
-        self.host = psutil.Process(self.process.pid).children()[0]
-        self.agents = [child.pid for child in sorted(self.host.children(), key=lambda p: p.pid)]
+        hosts = psutil.Process(self.process.pid).children()  # none where others start them
+        self.agents = [child.pid for host in hosts for child in sorted(host.children(), key=lambda p: p.pid)]
 
     def look(self) -> None:
         """Read what has been recorded since the last time."""
@@ -159,6 +159,85 @@ def hub(victim: int) -> str:
         return f"{seen:.2f} s | {back:.1f} s | {healthy} | {end['one_sided_exchanges']} | {after / before:.2f}"
 
 
+def storm(waves: int = 12, each_s: float = 5.0) -> str:
+    """Kill ten agents of ring40 every five seconds for a minute, each three times in all."""
+    with network("--topology", "ring40") as run:
+        before = run.rounds_per_s()
+        began = time.monotonic()
+        [host] = psutil.Process(run.process.pid).children()
+        for wave in range(waves):
+            oldest = sorted(host.children(), key=lambda child: (child.create_time(), child.pid))
+            for child in oldest[:10]:  # who were killed least lately: each three times in all
+                child.kill()
+            while time.monotonic() - began < (wave + 1) * each_s:
+                time.sleep(0.005)
+                run.look()
+        run.until("everybody", lambda: len(run.of("AgentReturned")) >= 10 * waves)
+        back = max(e["at"] for e in run.of("AgentReturned")) - began - (waves - 1) * each_s
+        after = run.rounds_per_s()
+        end = run.end()
+        return (f"{10 * waves} deaths | all back {back:.1f} s after the last | {len(end['edges_apart'])} edges apart, "
+                f"{len(end['lost_agents'])} lost | {end['one_sided_exchanges']} | {after / before:.2f}")  # fmt: skip
+
+
+def detection(sig: signal.Signals, victims: range, for_s: float) -> str:
+    """Kill or freeze agents of ring40 one after the other; how soon both neighbours know."""
+    took = []
+    with network("--topology", "ring40") as run:
+        for k in victims:
+            at = time.monotonic()
+            os.kill(run.agents[k], sig)
+
+            def seen(k: int = k, at: float = at) -> list[float]:
+                told = {e["agent"]: e["at"] for e in reversed(run.of("NeighbourLost", at)) if e["neighbour"] == k}
+                return [*told.values()] if len(told) == 2 else []
+
+            took.append(max(run.until("who misses it", seen)) - at)
+            while time.monotonic() - at < for_s:
+                time.sleep(0.005)
+            if sig == signal.SIGSTOP:
+                os.kill(run.agents[k], signal.SIGCONT)
+            run.until("its return", lambda k=k, at=at: [e for e in run.of("AgentReturned", at) if e["agent"] == k])
+            ends = lambda k=k, at=at: [e for e in run.of("NeighbourBack", at) if k in (e["agent"], e["neighbour"])]  # noqa: E731
+            run.until("its edges", lambda ends=ends: len(ends()) >= 4)
+        end = run.end()
+    took.sort()
+    return (f"median {took[len(took) // 2]:.2f} s, worst of {len(took)} {took[-1]:.2f} s | | "
+            f"{others(run, [*victims])} | {end['one_sided_exchanges']} | ")  # fmt: skip
+
+
+def host_killed() -> str:
+    """Kill one of two hosts of ring40, of 20 agents each, and start it again at once, as an engine does."""
+    registry, token = "tcp://127.0.0.1:5698", {"DIFNET_TOKEN": "bench"}
+
+    def begin(agents: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "difnet", "host", "--agents", agents, "--registry", registry],
+                                env={**os.environ, **token}, stderr=subprocess.DEVNULL)  # fmt: skip
+
+    os.environ.update(token)
+    hosts = [begin("0-19"), begin("20-39")]
+    try:
+        with network("--topology", "ring40", "--hosts-expected", "2", "--registry", registry) as run:
+            before = run.rounds_per_s()
+            at = time.monotonic()
+            hosts[1].kill()
+            hosts.append(begin("20-39"))
+            run.until("who misses it", lambda: len({e["agent"] for e in run.of("NeighbourLost", at)
+                                                    if e["agent"] < 20}) == 2)  # fmt: skip
+            seen = max(e["at"] for e in run.of("NeighbourLost", at) if e["agent"] < 20) - at
+            run.until("their return", lambda: len({e["agent"] for e in run.of("AgentReturned", at)}) == 20)
+            run.until("their edges", lambda: {(0, 39), (39, 0), (19, 20), (20, 19)} <= {
+                (e["agent"], e["neighbour"]) for e in run.of("NeighbourBack", at)})  # fmt: skip
+            back = max(e["at"] for e in run.of("AgentReturned", at)) - at
+            after, healthy = run.rounds_per_s(), others(run, [*range(20, 40)])
+            end = run.end()
+            return f"{seen:.2f} s | {back:.1f} s | {healthy} | {end['one_sided_exchanges']} | {after / before:.2f}"
+    finally:
+        for host in hosts:
+            host.kill()
+            host.wait()
+
+
 def busy(for_s: float = 60.0) -> str:
     """Two busy loops for each core beside ring40."""
     with network("--topology", "ring40") as run:
@@ -187,6 +266,10 @@ CASES: dict[str, Callable[[], str]] = {
     "SIGSTOP for 4 s": lambda: frozen([7], 4.0),
     "SIGSTOP for 30 s": lambda: frozen([7], 30.0),
     "SIGSTOP of all for 30 s": lambda: frozen([*range(40)], 30.0),
+    "ten of 40 killed every 5 s for a minute": storm,
+    "kill -9 of one after the other": lambda: detection(signal.SIGKILL, range(0, 40), 1.0),
+    "SIGSTOP for 4 s of one after the other": lambda: detection(signal.SIGSTOP, range(0, 40, 4), 4.0),
+    "kill -9 of one of two hosts, started again at once": host_killed,
     "two busy loops a core for 60 s": busy,
 }
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,14 @@ def begin_one(running, folder: Path) -> None:
     until(lambda: events(folder, "Ready") and not events(folder, "RunEnded"), "a run to stop")
 
 
+def stop_one(running, folder: Path) -> None:
+    """A run that somebody stopped before its end."""
+    launcher = running("launch", "--topology", "ring6", "--quiet", *SHORT, "--iterations", "400", "--eval-every", "400")
+    until(lambda: events(folder, "Ready") and not events(folder, "RunEnded"), "a run to stop")
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(60) == 130
+
+
 def ended_well(line: str, status: int) -> bool:
     """Exit status 0; or 4, a target not reached, which a run made so short may have."""
     return status == 0 or (status == 4 and "--target" in line)
@@ -120,6 +129,8 @@ def test_a_documented_command_works(line, difnet, running, tmp_path):
             assert difnet("simulate", "--topology", "ring6", *SHORT, "--quiet").status == 0
     if line.startswith("difnet stop"):
         begin_one(running, tmp_path)
+    if line.startswith("difnet resume"):
+        stop_one(running, tmp_path)
     done = difnet(*shortened(line), timeout_s=COMPILING_S)
     assert ended_well(line, done.status), done.err
 
@@ -140,6 +151,8 @@ def test_every_example_behind_help_works(examples, difnet, running, tmp_path):
                          for word in (sorted(map(str, tmp_path.glob(given))) if "*" in given else [given])]
             if command == "difnet stop":
                 begin_one(running, tmp_path)
+            if command == "difnet resume":
+                stop_one(running, tmp_path)
             done = difnet(*arguments, timeout_s=COMPILING_S)
             if not ended_well(line, done.status):
                 failed[line] = done.err
