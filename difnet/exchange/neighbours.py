@@ -168,10 +168,10 @@ class Neighbours:
             self._on_lost(link, reason)
 
     def go_ahead(self, link: Link) -> None:
-        """Tell the other end so, if we are in a later round than the one that it waits for us in."""
+        """Tell the other end so, and where we stand, if we are in a later round than that in which it waits for us."""
         if link.first < self.next_round:
             link.postpone(self.next_round)
-            self.send(link, "ahead", must=True, epoch=link.epoch, round=self.next_round)
+            self.send(link, "ahead", self._standing(), must=True, epoch=link.epoch, round=self.next_round)
 
     # who is there
 

@@ -21,6 +21,7 @@ from difnet.exchange.neighbours import BEAT_S, Back, Lost, Neighbours
 LONG_STEP_S = 0.1  # a step longer than this lets the helper thread look after the links
 FAREWELL_S = 5.0
 GATHER_S = 0.5  # for further neighbours, once the first one is back
+OFFER_S = 5.0  # for what they have, which a new process needs
 
 
 class Return(NamedTuple):
@@ -211,12 +212,12 @@ class Transport:
     # who was away
 
     def returned(self, patience_s: float) -> Return | None:
-        """After a round: None where the next one follows, else where to go on.
+        """After a round: None where the next one follows, else where to go on; the caller then tells others so, with
+        `go_ahead`.
 
         An agent that has lost all its neighbours waits so long for one to come back; where they are is where it goes
         on, with what they have. One that is far behind a neighbour that came back leaves out the rounds between, and
-        tells its other neighbours, who do as much. Everybody else does every round, without those that are not in it
-        yet.
+        its other neighbours do as much. Everybody else does every round, without those that are not in it yet.
         """
         neighbours = self._neighbours
         if not neighbours.is_changed:
@@ -231,11 +232,17 @@ class Transport:
             if behind <= (0 if alone else self._catch_up):
                 return None
             self._next_is(neighbours.next_round + behind)
-            for link in neighbours.active:
-                neighbours.go_ahead(link)
             offered = {link.neighbour: link.offered for link in neighbours.active
                        if alone and link.hears and link.offered is not None}  # fmt: skip
             return Return(neighbours.next_round, offered)
+
+    def go_ahead(self, round_: int, state: np.ndarray) -> None:
+        """Go on in a round, or a later one, and tell neighbours that wait for us in an earlier one, and with what."""
+        with self._lock:
+            self._next_is(max(round_, self._neighbours.next_round))
+            self._neighbours.offer = state
+            for link in self._neighbours.active:
+                self._neighbours.go_ahead(link)
 
     def await_return(self, patience_s: float, count: int = 1) -> bool:
         """Wait until so many neighbours are there, or no more can come back; whether they are there.
@@ -259,9 +266,16 @@ class Transport:
 
     def _await_somebody(self, patience_s: float) -> None:
         if self._await(patience_s, 1):
-            gathering = time.monotonic() + GATHER_S
-            while any(link.may_return for link in self._links.values()) and time.monotonic() < gathering:
+            began, is_new = time.monotonic(), self.identity.incarnation > 0 and self.round < 0
+            while self._may_learn_more(time.monotonic() - began, is_new):
                 self._neighbours.service(BEAT_S / 5)
+
+    def _may_learn_more(self, waited_s: float, is_new: bool) -> bool:
+        """Whether further neighbours may be there in a moment; or, to a new process, what those that are there have:
+        they may be new themselves, and learn it from others."""
+        if is_new and waited_s < OFFER_S and not any(link.offered is not None for link in self._neighbours.active):
+            return True
+        return waited_s < GATHER_S and any(link.may_return for link in self._links.values())
 
     def _next_is(self, round_: int) -> None:
         self._neighbours.next_round, self.round = round_, round_ - 1
@@ -315,6 +329,8 @@ class Transport:
         if kind == "ahead":
             link.postpone(fields["round"])
             self._neighbours.is_changed = True
+            if len(body):
+                link.offered = wire.read_state(body, self._neighbours.dtype, self.identity.length)
             return
         link.peer_phase = ""
         if fields["round"] < link.first or (self._lag is None and link.newest < fields["round"] < self.round):

@@ -182,9 +182,9 @@ def _serve(me: Identity, assignment: Assignment, transport: Transport, reporter:
 def _answer_calls(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, start: int) -> None:
     """A client on the rim of a served star: the ordinary loop, in the rounds that the hub calls for."""
     workload, first = assignment.workload, int(assignment.workload.offline_steps > 0)
-    begin, k, init = workload.algorithm.begin, me.agent, workload.algorithm.init
+    begin, k = workload.algorithm.begin, me.agent
     goes_on = start > 0 and not me.incarnation
-    start, state = _beginning(me, assignment, transport, reporter, start, init)
+    start, state = _beginning(me, assignment, transport, reporter, start, None)
     if state is None:
         state = workload.first_state(k) if goes_on else _start(k, assignment, reporter)
     if first and not start:
@@ -215,9 +215,12 @@ def _wait_for_calls(workload: Workload, transport: Transport) -> Callable[[int],
 
 def _beginning(
     me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, start: int,
-    init: Callable[[Tensor], State],
+    init: Callable[[Tensor], State] | None,
 ) -> tuple[int, State | None]:  # fmt: skip
-    """Where an agent goes on that was there before, and from which state; None: it was not, or has nothing."""
+    """Where an agent goes on that was there before, and from which state; None: it was not, or has nothing.
+
+    Args: `init` makes a state of a launch model; None: of a client, which has none from others.
+    """
     if me.incarnation:
         return _come_back(me, assignment, transport, reporter, init)
     if saved := assignment.saved(me.agent, start):
@@ -226,26 +229,28 @@ def _beginning(
 
 
 def _come_back(
-    me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, init: Callable[[Tensor], State]
-) -> tuple[int, State | None]:
+    me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter,
+    init: Callable[[Tensor], State] | None,
+) -> tuple[int, State | None]:  # fmt: skip
     """Where a new process of an agent goes on, and from what: the mean of its neighbours' states, if they have begun.
 
-    Or its own checkpoint, if that is as new, or there is nobody to ask; it says which.
+    Or its own checkpoint, if that is as new, or there is nobody who could be asked; it says which.
 
     Raises: DifnetError, if nobody is there any more.
     """
     back = transport.returned(assignment.workload.config.return_s)
     if transport.lost and not transport.active:
         raise DifnetError(f"agent {me.agent} came back, and none of its neighbours is there any more")
-    start = max(0, back.round - int(assignment.workload.offline_steps > 0)) if back else 0
-    if not transport.neighbours:
-        start = assignment.newest(me.agent)
+    first, own = int(assignment.workload.offline_steps > 0), assignment.newest(me.agent)
+    start = max(back.round - first if back else 0, own)
     state, model = None, "its first model"
-    if saved := assignment.saved(me.agent, start):
-        state, model = state_of(saved), f"its own checkpoint of iteration {start}"
-    elif back and back.states:
+    if init and back and back.states and own < start:
         state, model = init(mean_of(back.states)), f"the mean of agents {listed(back.states)}"
+    elif saved := assignment.saved(me.agent, own):
+        state, model = state_of(saved), f"its own checkpoint of iteration {own}"
     reporter.say(AgentReturned(me.agent, me.incarnation, start, None, model))
+    if init and state is not None:
+        transport.go_ahead(start + first, state.w.numpy())
     return start, state
 
 

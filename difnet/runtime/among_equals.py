@@ -47,7 +47,9 @@ class AmongEquals:
             return mixed
         self._tell(i + 1, back)
         self._next = back.round - self._first
-        return mean_of(back.states) if back.states else mixed
+        mixed = mean_of(back.states) if back.states else mixed
+        self._transport.go_ahead(back.round, mixed.numpy())
+        return mixed
 
 
 def mean_of(states: dict[int, np.ndarray]) -> Tensor:
