@@ -53,10 +53,10 @@ class Saving:
 
     def save_last(self, iteration: int, state: State, totals: dict[str, Any]) -> None:
         """Write where the agent ends, and wait for that; not for ever."""
-        if self._shelf is None or self._newest == iteration:
+        if self._shelf is None:
             return
         deadline = time.monotonic() + LAST_S
-        if not self._is_busy(LAST_S):
+        if not self._is_busy(LAST_S) and self._newest != iteration:
             self._begin(iteration, state, totals)
         if self._is_busy(max(0.0, deadline - time.monotonic())):
             self._complain(f"its last checkpoint was not written within {LAST_S:.0f} s: the disk does not answer")

@@ -61,6 +61,21 @@ def test_a_killed_agent_is_replaced_and_begins_with_what_its_neighbours_have(run
 
 
 @pytest.mark.slow
+def test_new_processes_between_new_ones_learn_from_them_what_the_living_have(running, tmp_path):
+    """Seven of ten in a row, as when a host dies: none begins with its first model in a network that has learnt."""
+    launcher, pids = begin(running, tmp_path, "--topology", "cycle_graph(n=10)", *LONG)
+    killed = range(2, 9)
+    for k in killed:
+        os.kill(pids[k], signal.SIGKILL)
+    until(lambda: {e["agent"] for e in events(tmp_path, "AgentReturned")} == {*killed}, "their return")
+    back = {e["agent"]: e for e in reversed(events(tmp_path, "AgentReturned"))}
+    assert all(e["model"].startswith("the mean of agents ") and e["iteration"] > 5 for e in back.values()), back
+    until(lambda: events(tmp_path, "Pulse")[-1]["iteration"] > max(e["iteration"] for e in back.values()) + 5, "rounds")
+    summary = stopped(launcher, tmp_path)
+    assert (summary["lost_agents"], summary["edges_apart"]) == ([], []) and summary["one_sided_exchanges"] == 0
+
+
+@pytest.mark.slow
 def test_several_at_once_cut_a_ring_into_pieces_that_join_again_without_a_round_left_out(running, tmp_path):
     """Three of twelve, so that the pieces between run at their own pace; whoever is ahead waits for the others."""
     launcher, pids = begin(running, tmp_path, "--topology", "cycle_graph(n=12)", *LONG)
