@@ -86,7 +86,7 @@ def test_several_at_once_cut_a_ring_into_pieces_that_join_again_without_a_round_
     for k in (1, 5, 6):
         os.kill(pids[k], signal.SIGKILL)
     until(lambda: {e["agent"] for e in events(tmp_path, "AgentReturned")} == {1, 5, 6}, "their return")
-    until(lambda: len(events(tmp_path, "NeighbourBack")) >= 8, "their edges to those who lived on")
+    until(lambda: len(events(tmp_path, "NeighbourBack")) >= 10, "their edges, also that between two new processes")
     reached = events(tmp_path, "Pulse")[-1]["iteration"]
     until(lambda: events(tmp_path, "Pulse")[-1]["iteration"] > reached + 30, "rounds of all twelve")
     summary = stopped(launcher, tmp_path)
