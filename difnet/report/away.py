@@ -122,10 +122,10 @@ def _timeline(ax: "Axes", rows: Sequence[tuple[str, list[Spell]]], told: Course,
     if told.resumed:
         ax.plot([], [], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="run resumed")
     more = f" ({len(rows) - MOST_ROWS} more are not shown)" if len(rows) > MOST_ROWS else ""
-    finish(ax, f"Who was away{more}", "iteration", "agent", grid="x")
+    finish(ax, f"Who was away{more}", "iteration", "agent or edge" if told.partings else "agent", grid="x")
     ax.set_yticks(range(len(shown)), [name for name, _ in shown])
     ax.set_ylim(max(len(shown), 2) - 0.4, -0.6)
-    ax.legend(loc="lower left", bbox_to_anchor=(0.3, 1.0), ncols=4, fontsize=9, frameon=False, borderaxespad=0.2)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, fontsize=9, frameon=False, borderaxespad=0.2)
 
 
 def _consensus(run: Run, ax: "Axes | None") -> bool:
@@ -134,8 +134,13 @@ def _consensus(run: Run, ax: "Axes | None") -> bool:
     is_there = bool(told) and not run.served and bool((told["disagreement"] > 0).any())
     if ax is not None:
         x, y = _in_order(told, "disagreement")
-        ax.plot(x[y > 0], y[y > 0], color=COLOURS[0], linewidth=1.6)
+        shown = (y > 0) & np.isfinite(y)
+        x, y = x[shown], y[shown]
+        ax.plot(x, y, color=COLOURS[0], linewidth=1.6)
         ax.set_yscale("log")
+        low, high = np.log10([y.min(), y.max()])
+        ax.set_ylim(10.0 ** np.floor(low), 10.0 ** np.ceil(high + 1e-9))  # whole decades, so that each end has its mark
+        ax.minorticks_off()
         finish(ax, f"{in_picture(str(run.fact('run')))}: consensus error", "", "mean $\\|w_k - w_c\\|^2$")
     return is_there
 
