@@ -28,7 +28,8 @@ def command(
     every test task or client) and the pictures.
 
     RUN is a folder, a name, its beginning, or "latest" (the default). Runs that differ only in their seed are told as
-    mean ± standard deviation. The page needs no other file and no network; its path is printed.
+    mean ± standard deviation. Where agents were away the page says who, when, and what it did. It needs no other file
+    and no network; its path is printed.
 
     With --serve the page's address is printed instead, and "latest" may have no run yet: the page waits for it, and
     goes on to every newer one. Asked to stop by Ctrl-C or SIGTERM, a server has done its work: exit status 0.

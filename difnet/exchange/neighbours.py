@@ -309,7 +309,7 @@ class Neighbours:
         offered = wire.read_state(body, self.dtype, self.identity.length) if len(body) else None
         link.join(first, offered, self.now)
         self.is_changed = True
-        if link.epoch > 1:
+        if link.epoch > 1 or self.identity.incarnation > 0:  # of two new processes neither knows of an epoch before
             self._on_back(link)
 
     def _refused(self, link: Link, fields: dict[str, Any]) -> None:

@@ -290,6 +290,15 @@ class AgentLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Pieces(Event):
+    """The agents that live hear of each other in other groups than before; a single one: the network is whole again."""
+
+    iteration: int  # with which the last of them came or went
+    seconds: float
+    pieces: list[list[int]]  # agents that are joined, by whatever detour; the biggest first
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded(Event):
     """The run is over and its folder is complete; `summary` is what run.json holds."""
 
@@ -302,7 +311,7 @@ KINDS: dict[str, type[Event]] = {
     for kind in (
         Progress, Snapshot, Evaluated, NeighbourLost, NeighbourBack, AgentReturned, TrainedAlone, Saved, Edge,
         Finished, RunStarted, Note, Ready, Pulse, Measured, Validated, Checkpointed, Resumed, Tested, AgentLost,
-        RunEnded,
+        Pieces, RunEnded,
     )
 }  # fmt: skip
 

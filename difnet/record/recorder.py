@@ -178,6 +178,8 @@ class Recorder:
         told = self.tally.pulse(self.seconds())
         self.rounds_per_s = told.rounds_per_s
         self.emit(told)
+        for fallen in self.tally.fallen(lambda: self.topology.edges, told.seconds):
+            self.emit(fallen)
         self.models.keep()
 
     def record(self, event: Event, tensors: Sequence[np.ndarray] = ()) -> None:

@@ -172,6 +172,15 @@ class Plots:
 
         return plots.network(self.run, ax)
 
+    def away(self) -> "Figure":
+        """Who was away when, below what it did to consensus error and loss.
+
+        Raises: RunFolderError, if nobody was.
+        """
+        from difnet.report.away import away
+
+        return away(self.run)
+
 
 def _flat_validation(event: Validated) -> dict[str, float | None]:
     row: dict[str, float | None] = {

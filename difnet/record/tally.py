@@ -17,6 +17,7 @@ from difnet.record.events import (
     Measured,
     NeighbourBack,
     NeighbourLost,
+    Pieces,
     Progress,
     Pulse,
     Saved,
@@ -25,6 +26,7 @@ from difnet.record.events import (
     TrainedAlone,
     Validated,
 )  # fmt: skip
+from difnet.record.pieces import pieces
 
 LATELY_S = 3.0  # the span over which rounds per second are taken
 MOST_TOLD = 8  # edges in one sentence
@@ -93,6 +95,8 @@ class Tally:
     _ended: list[Progress] = field(default_factory=list)  # the last words of processes that others have replaced
     _processes: dict[int, int] = field(default_factory=dict)  # agent -> the incarnation that was heard of last
     _next: dict[int, int] = field(default_factory=dict)  # agent -> the iteration from which it takes part again
+    _pieces: list[list[int]] = field(default_factory=list)  # that were told last; [] while it has never fallen apart
+    _moved_at: int | None = None  # the iteration with which somebody came or went since
 
     @property
     def alive(self) -> list[int]:
@@ -130,23 +134,46 @@ class Tally:
         """An agent's process has ended; None: its last one."""
         if incarnation is None or incarnation >= self._processes.get(event.agent, 0):
             self.lost[event.agent] = event
+            self._moved(event.iteration)
 
     def left(self, event: NeighbourLost) -> None:
         """One agent goes on without another."""
         self.broken.append(event)
         self.apart[event.agent, event.neighbour] = event
+        self._moved(event.iteration)
 
     def joined(self, event: NeighbourBack) -> None:
         """Two agents are joined again."""
         self.apart.pop((event.agent, event.neighbour), None)
+        self._moved(event.first)
 
     def came_back(self, event: AgentReturned) -> None:
         """An agent goes on at a later iteration than its last one, perhaps as a new process that counts from 0."""
         self.lost.pop(event.agent, None)
+        self._moved(event.iteration)
         self.returned.add(event.agent)
         self._next[event.agent], self._processes[event.agent] = event.iteration, event.incarnation
         if event.incarnation and event.agent in self.progress:
             self._ended.append(self.progress.pop(event.agent))
+
+    def fallen(self, edges: Callable[[], Collection[tuple[int, int]]], seconds: float) -> list[Pieces]:
+        """The pieces of the network, if they are others than those that were told last; else none.
+
+        Nothing is told of a network that was never whole, or of which nobody is left.
+
+        Args: `edges` gives those of the whole network; it is asked when somebody has come or gone.
+        """
+        at, self._moved_at = self._moved_at, None
+        if at is None or not self.alive:
+            return []
+        found = pieces(self.alive, whole, self.apart.keys()) if (whole := edges()) else []
+        if found == self._pieces or max(len(found), len(self._pieces)) < 2:
+            return []
+        self._pieces = found
+        return [Pieces(at, seconds, found)]
+
+    def _moved(self, iteration: int) -> None:
+        self._moved_at = max(iteration, self._moved_at or 0)
 
     def kept(self, event: Saved, carriers: Collection[int]) -> list[Saved]:
         """One agent has a checkpoint; those of all carriers that live, once they are complete."""

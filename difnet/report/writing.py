@@ -15,6 +15,7 @@ from difnet.record.comparing import flatten
 from difnet.record.costs import Target
 from difnet.record.run import Run
 from difnet.report import comparison_plots, plots, tables
+from difnet.report.away import away, away_table, course_of
 from difnet.report.experiments import accurate, common_target, grouped, target_text
 from difnet.report.page import Block, Code, Items, Paragraph, Picture, Section, to_html, to_markdown
 
@@ -61,6 +62,7 @@ def compose(runs: Sequence[Run], targets: Sequence[Target] = ()) -> list[Section
         )),
         Section("Cost to reach a target", _to_reach(runs, targets)),
         Section("Pictures", _pictures(runs)),
+        *_who_was_away(runs),
         Section("What it cost", (tables.cost(runs), *tables.service(runs), Paragraph(
             "Payload counts the intermediate states alone; wire counts every byte of every frame. Communication is "
             "that of the modelled channel. Each energy carries its source, and its quality: measured, attributed, "
@@ -130,6 +132,20 @@ def _pictures(runs: Sequence[Run]) -> tuple[Picture | Paragraph, ...]:
           for i, (name, run) in enumerate(networks.items(), start=1)),
     ]  # fmt: skip
     return tuple(_take(file, caption, draw) for wanted, file, caption, draw in shown if wanted)
+
+
+def _who_was_away(runs: Sequence[Run]) -> list[Section]:
+    """A table and a picture for each run in which somebody was away; no section where nobody was."""
+    blocks: list[Block] = []
+    for number, run in enumerate((run for run in runs if not course_of(run).is_whole), start=1):
+        name = str(run.fact("run"))
+        blocks += [
+            Paragraph(f"{name}: an agent is away while all its neighbours that are there go on without it, or while no "
+                      "process is it. Times are told to a second; – is what was not measured."),
+            away_table(run),
+            _take(f"away-{number}.png", f"{name}: who was away, and what it did.", partial(away, run)),
+        ]  # fmt: skip
+    return [Section("Who was away", tuple(blocks))] if blocks else []
 
 
 def _missing(runs: Sequence[Run]) -> Iterable[str]:

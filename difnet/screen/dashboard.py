@@ -21,6 +21,7 @@ from difnet.record.events import (
     NeighbourBack,
     NeighbourLost,
     Note,
+    Pieces,
     Pulse,
     Ready,
     Resumed,
@@ -30,12 +31,14 @@ from difnet.record.events import (
     Validated,
 )
 from difnet.record.formatting import bytes_text, number_text, printable, steps_text, time_text
+from difnet.record.pieces import named
 from difnet.screen.charts import BARS, log_chart, sparkline
 from difnet.screen.lines import BAD, GOOD, WARNING, plain_line
 
 NOTES_KEPT = 50
 WIDE = 116  # columns from which the losses stand beside the curve
 NEAR_TO_FAR = ("#3b6fb6", "#5b9bd5", "#8fc1e3", "#b8bcc2", "#e6c07b", "#e5983c", "#d66a1f", "#b84a00")
+BY_PIECE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#d55e00")  # again from the first after the last
 
 
 # Events -> View
@@ -53,6 +56,7 @@ class View(NamedTuple):
     curve: tuple[tuple[float, float], ...] = ()  # (iteration, consensus error, or with a server loss) above zero
     apart: frozenset[tuple[int, int]] = frozenset()  # (agent, the neighbour it goes on without)
     lost: frozenset[int] = frozenset()  # agents whose process is gone
+    pieces: tuple[tuple[int, ...], ...] = ()  # into which the network has fallen, the biggest first; () while whole
     notes: tuple[tuple[str, str], ...] = ()  # (style, text), the newest last
     ended: RunEnded | None = None
 
@@ -94,6 +98,9 @@ def update(view: View, event: Event) -> View:
             return _note(view._replace(lost=view.lost - {event.agent}), "", event)
         case AgentLost():
             return _note(view._replace(lost=view.lost | {event.agent}), BAD, event)
+        case Pieces():
+            fallen = tuple(map(tuple, event.pieces)) if len(event.pieces) > 1 else ()
+            return _note(view._replace(pieces=fallen), WARNING if fallen else "", event)
         case Tested():
             return _note(view, "", event)
         case RunEnded():
@@ -271,13 +278,17 @@ def _agents(view: View, width: int, rows: int) -> list[Text]:
     label = len(str(count - 1)) + 1
     wide = next((w for w in (label + 2, 2, 1) if count <= rows * (width // w)), 1)
     share = math.ceil(count / (rows * (width // wide)))  # agents a cell stands for
-    lines = [Text()]
+    lines, marks = [Text()], _marks(view)
     for first in range(0, count, share):
         if len(lines[-1]) + wide > width:
             lines.append(Text())
         group = range(first, min(first + share, count))
-        lines[-1].append(f"{first:>{label}}" if wide > 2 else "", "dim")
-        lines[-1].append_text(_cell(view, group, distances, middle)).append(" " if wide > 1 else "")
+        mark = marks.get(first) if share == 1 else None
+        lines[-1].append(f"{first:>{label}}" if wide > 2 else "", mark or "dim")
+        cell = _cell(view, group, distances, middle)
+        if mark and wide <= 2 and first not in view.lost:  # there is no number to bear it
+            cell.stylize(mark)
+        lines[-1].append_text(cell).append(" " if wide > 1 else "")
     told = ([(BARS[i], NEAR_TO_FAR[i]) for i in range(8)] + [(" 1/10…10 × median distance²  ", "dim")]
             if view.server is None else [("◆", GOOD), (" hub ", "dim"), ("●", GOOD), (" client  ", "dim")])  # fmt: skip
     legend = Text.assemble(
@@ -285,7 +296,24 @@ def _agents(view: View, width: int, rows: int) -> list[Text]:
         ("!", WARNING), (" lost a neighbour ", "dim"), ("x", BAD), (" lost", "dim"),
     )  # fmt: skip
     name = "agents" if share == 1 else f"agents, {share} to a cell"
-    return [_rule(name, width - len(legend)).append_text(legend), *lines]
+    return [_rule(name, width - len(legend)).append_text(legend), *_pieces(view), *lines]
+
+
+def _pieces(view: View) -> list[Text]:
+    """The line that says who is in which piece, each in the colour of its agents' numbers; none while it is whole."""
+    if not view.pieces:
+        return []
+    line = Text(f"  in {len(view.pieces)} pieces: ", WARNING)
+    for n, words in enumerate(named(view.pieces)):
+        style = WARNING if words.startswith("alone") else BY_PIECE[n % len(BY_PIECE)]
+        line.append(" | " if n else "", "dim").append(words, style)
+    return [line]
+
+
+def _marks(view: View) -> dict[int, str]:
+    """Agent -> the colour of its piece; who is alone has that of a warning."""
+    return {k: BY_PIECE[n % len(BY_PIECE)] if len(piece) > 1 else WARNING
+            for n, piece in enumerate(view.pieces) for k in piece}  # fmt: skip
 
 
 def _cell(view: View, agents: Iterable[int], distances: Mapping[int, float], middle: float) -> Text:

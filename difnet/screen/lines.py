@@ -14,6 +14,7 @@ from difnet.record.events import (
     NeighbourBack,
     NeighbourLost,
     Note,
+    Pieces,
     Pulse,
     Ready,
     Resumed,
@@ -23,6 +24,7 @@ from difnet.record.events import (
     Validated,
 )
 from difnet.record.formatting import bytes_text, energy_text, number_text, printable, steps_text, time_text
+from difnet.record.pieces import pieces_text
 
 GOOD, WARNING, BAD = "#56b4e9", "bold yellow", "bold red"
 
@@ -77,6 +79,8 @@ def plain_line(event: Event) -> str | None:
             line = f"{who}: it goes on at iteration {event.iteration}{gap}, with {event.model}"
         case NeighbourLost():
             line = f"agent {event.agent} goes on without {event.neighbour}: {event.reason}"
+        case Pieces():
+            line = f"the network is {pieces_text(event.pieces)}{'' if len(event.pieces) > 1 else ' again'}"
         case AgentLost():
             last = event.log_tail.strip().rpartition("\n")[2]
             line = f"agent {event.agent} lost at iteration {event.iteration}: {event.status}{last and '; ' + last}"

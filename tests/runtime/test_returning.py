@@ -10,12 +10,31 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from difnet.record import finding
+from difnet.report.away import course_of
 from tests.conftest import agents_of, events, until
 from tests.runtime.test_faults import FAILING
 from tests.runtime.test_faults_of_a_star import HELD, WORDS
 
 LONG = ("--iterations", "1000000", "--engine", "eager", "--tasks", "1", "--eval-tasks", "4", "--eval-every", "1000000",
         "--quiet")  # fmt: skip
+
+PACED = """
+import os, threading
+from difnet.tasks.sinusoid import sinusoid
+
+def paced(agents, shots, queries):
+    family = sinusoid(agents=agents, shots=shots, queries=queries)
+    draw = family.draw
+
+    def draw_in_time(agent, count, rng):  # so that no machine is done with all iterations before it is let go
+        if not os.path.exists("go"):
+            threading.Event().wait(0.5)
+        return draw(agent, count, rng)
+
+    family.draw = draw_in_time
+    return family
+"""
 
 
 def begin(running, tmp_path: Path, *words: str) -> tuple[Popen, dict[int, int]]:
@@ -82,7 +101,7 @@ def test_several_at_once_cut_a_ring_into_pieces_that_join_again_without_a_round_
     for k in (1, 5, 6):
         os.kill(pids[k], signal.SIGKILL)
     until(lambda: {e["agent"] for e in events(tmp_path, "AgentReturned")} == {1, 5, 6}, "their return")
-    until(lambda: len(events(tmp_path, "NeighbourBack")) >= 8, "their edges to those who lived on")
+    until(lambda: len(events(tmp_path, "NeighbourBack")) >= 10, "their edges, also that between two new processes")
     reached = events(tmp_path, "Pulse")[-1]["iteration"]
     until(lambda: events(tmp_path, "Pulse")[-1]["iteration"] > reached + 30, "rounds of all twelve")
     summary = stopped(launcher, tmp_path)
@@ -106,6 +125,32 @@ def test_an_agent_that_stood_still_leaves_iterations_out_and_its_edges_heal(runn
     summary = stopped(launcher, tmp_path)
     assert (summary["lost_agents"], summary["returned_agents"], summary["edges_apart"]) == ([], [4], [])
     assert summary["one_sided_exchanges"] == 0
+
+
+@pytest.mark.slow
+def test_a_ring_that_falls_into_pieces_says_so_and_when_it_is_whole_again(running, tmp_path):
+    """Two of six that stand still, not side by side; they come back, and the run ends well and tells of it."""
+    (tmp_path / "paced.py").write_text(PACED)
+    words = [word if word != "1000000" else "1000" for word in LONG if word != "--quiet"]
+    launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--task", "paced:paced", *words)
+    for k in (1, 4):
+        os.kill(pids[k], signal.SIGSTOP)
+    fallen = [[0, 5], [2, 3], [1], [4]]
+    until(lambda: fallen in [e["pieces"] for e in events(tmp_path, "Pieces")], "the pieces")
+    for k in (1, 4):
+        os.kill(pids[k], signal.SIGCONT)
+    until(lambda: len(events(tmp_path, "Pieces")[-1]["pieces"]) == 1, "one piece")
+    (tmp_path / "go").touch()
+    _, err = launcher.communicate(timeout=90)
+    assert launcher.returncode == 0, err
+    assert events(tmp_path, "Pieces")[-1]["pieces"] == [[0, 1, 2, 3, 4, 5]]
+    lines = err.splitlines()
+    at = lines.index("the network is in 4 pieces: 0, 5 | 2, 3 | alone: 1, 4")
+    assert "the network is in one piece again" in lines[at:]
+    run = finding.load(tmp_path / "runs/latest")
+    absences = course_of(run).absences
+    assert {a.agent for a in absences} == {1, 4} and all(a.ended and a.ended > a.began for a in absences)
+    assert run.state == "done" and run.summary["edges_apart"] == []
 
 
 @pytest.mark.slow
