@@ -159,8 +159,8 @@ def rounds(known: Evidence) -> list[Finding]:
         done = last.steps // local_steps + known.is_offline
         agents, counted = agents + 1, counted + sum(combined)
         if sum(combined) + last.missed != done * len(hears):
-            wrong.append((f"agent {k}", f"{done} rounds with {number_of(len(hears), 'neighbour')}: "
-                          f"{done * len(hears)} exchanges; combined {sum(combined)}, missed {last.missed}"))  # fmt: skip
+            wrong.append((f"agent {k}", f"{done} rounds, each with {number_of(len(hears), 'neighbour')}; combined "
+                                        f"{sum(combined)}, missed {last.missed}"))  # fmt: skip
         wrong += [(_where(k, l), f"combined in {end.combined} of {done} rounds")
                   for l, end in zip(sorted(hears), told, strict=True)
                   if end and end.combined is not None and end.combined > done]  # fmt: skip
