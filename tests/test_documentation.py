@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY, events, until
 
 SHORT = ("--iterations", "4", "--tasks", "1", "--eval-tasks", "2", "--eval-every", "4", "--engine", "eager")
 COMPILING_S = 400  # some of them compile, on two busy cores and with nothing in the cache
-NEEDS_A_RUN = ("watch", "logs", "report", "compare", "evaluate", "fit", "export")
+NEEDS_A_RUN = ("watch", "logs", "check", "report", "compare", "evaluate", "fit", "export")
 slow = pytest.mark.slow
 PLUMBING = ("host", "agent", "bench")  # they need a registry, or minutes; tested elsewhere
 

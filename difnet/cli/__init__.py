@@ -27,6 +27,7 @@ COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a cli
     "ps": ("ps", "List the runs that go on on this machine."),
     "logs": ("logs", "Print what the agents of a run printed."),
     "stop": ("stop", "Stop a run that goes on: everything is written."),
+    "check": ("check", "Check the record of a run, and pass or fail it."),
     "report": ("report", "Draw the curves of one or several runs and write one HTML page."),
     "compare": ("compare", "Put two runs side by side."),
     "evaluate": ("evaluate", "Test a trained launch model on unseen tasks, with confidence."),

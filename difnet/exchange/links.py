@@ -107,6 +107,7 @@ class Link:
     is_last: bool = False  # the newest state is the last there will be
     spoilt_at: float | None = None  # when a state was refused that nothing has replaced yet
     sent: Sent = field(default_factory=Sent)
+    combined: int = 0  # rounds in which what came was combined, over all epochs
     used: int = -1  # the last round in which what came over this edge was combined; before: the one before its first
     outbox: list | None = None  # a message that found no room yet
     farewell_seen: bool = False
@@ -173,6 +174,7 @@ class Link:
             state = self.states.get(self.newest) if self.newest >= current - lag else None
         if state is not None:
             self.used = current
+            self.combined += 1
         return state
 
 

@@ -45,6 +45,7 @@ class Neighbours:
         self.next_round = 0  # the first that nobody was told yet
         self.offer: np.ndarray | None = None  # where we stand: what one that comes back may begin from
         self.computing_since: float | None = None
+        self.stopped_s = 0.0  # for which this process was stopped, in all
         self.in_doubt_until = 0.0  # we were stopped for long: who has gone on without us shows until then
         self.is_leaving = False
         self.is_changed = False  # somebody came or went ahead since the rounds looked last
@@ -149,6 +150,7 @@ class Neighbours:
                 break
             for source, frames in arrived:
                 self._receive(source, frames)
+        self.stopped_s += away_s
         for link in self.links.values():
             link.heard_at = self.now
         if away_s > self._patience.silence_s and self._has_begun:

@@ -53,6 +53,7 @@ class Transport:
         back: Back = lambda link: None,
     ) -> None:
         self.identity, self.round = identity, -1
+        self.longest_wait_s = 0.0  # for a round; while we were stopped ourselves not counted
         self._must = lag is None if must is None else must
         self._patience, self._lag, self._catch_up = patience, lag, catch_up
         self._neighbours = Neighbours(identity, links, patience, self._heard, lost, back)
@@ -82,20 +83,27 @@ class Transport:
         """What was sent to each neighbour."""
         return {link.neighbour: link.sent for link in self._links.values()}
 
+    def used(self) -> dict[int, tuple[int, int, int]]:
+        """Of each edge: in how many rounds what came was combined, the last epoch, and the last round used in it."""
+        return {link.neighbour: (link.combined, link.epoch, link.used) for link in self._links.values()}
+
     @property
     def neighbours(self) -> list[int]:
         """All that it ever had."""
         return sorted(self._links)
 
     def totals(self) -> dict[str, Any]:
-        """The counters as plain values, of all links and of what was sent to each neighbour; `count_on` takes them."""
-        return {"counters": asdict(self.counters), "sent": {str(l): asdict(sent) for l, sent in self.sent.items()}}
+        """The counters as plain values, of all links and of each neighbour; `count_on` takes them."""
+        return {"counters": asdict(self.counters), "sent": {str(l): asdict(sent) for l, sent in self.sent.items()},
+                "combined": {str(link.neighbour): link.combined for link in self._links.values()}}  # fmt: skip
 
     def count_on(self, totals: Mapping[str, Any]) -> None:
         """Count on from what a process before this one had counted."""
         _add(self.counters, totals["counters"])
         for neighbour, sent in totals["sent"].items():
             _add(self._links[int(neighbour)].sent, sent)
+        for neighbour, count in totals.get("combined", {}).items():
+            self._links[int(neighbour)].combined += count
 
     @property
     def active(self) -> list[int]:
@@ -171,7 +179,7 @@ class Transport:
         Returns: neighbour -> state, for those whose state is to be combined in this round.
         """
         links = [link for link in self._links.values() if of is None or link.neighbour in of]
-        began = time.monotonic()
+        began, stopped_s = time.monotonic(), self._neighbours.stopped_s
         until = began + (float("inf") if deadline_s is None else deadline_s)
         with self._lock:
             self.round = round_
@@ -182,7 +190,10 @@ class Transport:
                 if self._lag is None and self._neighbours.has_beaten():  # else not every round is told to everybody
                     self._give_up(links, round_, began)
             heard = self._take(links, round_, wanted)
-            self._neighbours.computing_since = time.monotonic()
+            now = self._neighbours.computing_since = time.monotonic()
+            if now - began > self.longest_wait_s:
+                waited_s = now - began - (self._neighbours.stopped_s - stopped_s)
+                self.longest_wait_s = max(self.longest_wait_s, waited_s)
         return heard
 
     def newest(self, neighbour: int) -> tuple[int, bool]:

@@ -111,7 +111,7 @@ class Shelf:
             difnet.
         """
         path = self.path(iteration)
-        found = _read(path)
+        found = opened(path)
         if wrong := self.expected.mismatch(found.manifest):
             raise CheckpointError(f"{path} cannot be used: {wrong}")
         if found.manifest.iteration != iteration:
@@ -144,8 +144,11 @@ def _content(checkpoint: Checkpoint) -> bytes:
     return safetensors.numpy.save(tensors, {"manifest": manifest} | sealed(tensors, manifest))
 
 
-def _read(path: Path) -> Checkpoint:
-    """Raises: CheckpointError."""
+def opened(path: Path) -> Checkpoint:
+    """The checkpoint in a file, whosever it is.
+
+    Raises: CheckpointError, naming the file, if it is truncated, changed, or of a newer difnet.
+    """
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}

@@ -53,6 +53,7 @@ class Progress(Event):
     answered: int = 0  # answers to its calls that a hub heard in time
     heard_payload_bytes: int = 0
     heard_wire_bytes: int = 0
+    longest_wait_s: float = 0.0  # that a round was waited for, by this process; while it was stopped itself not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +135,19 @@ class Saved(Event):
 
 @dataclass(frozen=True, slots=True)
 class Edge(Event):
-    """What agent `agent` has sent to `neighbour` in the whole run."""
+    """What agent `agent` has sent to `neighbour` in the whole run, and what it has used of the edge.
+
+    None where nobody knows, as in a simulation, which has no edges that break.
+    """
 
     agent: int
     neighbour: int
     payload_bytes: int
     wire_bytes: int
     messages: int
+    combined: int | None = None  # rounds in which a state of the neighbour was combined
+    epoch: int | None = None  # the last; see NeighbourLost
+    used: int | None = None  # the last round of that epoch in which this end used the edge
 
 
 @dataclass(frozen=True, slots=True)

@@ -362,9 +362,11 @@ class Recorder:
                               f"room there, or give another --runs") from error  # fmt: skip
 
     def _write_edges(self) -> None:
-        """What travelled over each edge, either way; wire bytes only where there was a wire."""
+        """What travelled over each edge, either way, and was used of it; wire bytes only where there was a wire."""
         on_wire = self.command == "launch"
-        rows = sorted((e.agent, e.neighbour, e.payload_bytes, e.wire_bytes if on_wire else "", e.messages)
+        rows = sorted((e.agent, e.neighbour, e.payload_bytes, e.wire_bytes if on_wire else "", e.messages,
+                       *("" if n is None else n for n in (e.combined, e.epoch, e.used)))
                       for e in self.tally.edges)  # fmt: skip
-        self._write_table("edges.csv", ("from", "to", "payload_bytes", "wire_bytes", "messages"), rows)
+        names = ("from", "to", "payload_bytes", "wire_bytes", "messages", "combined", "epoch", "used")
+        self._write_table("edges.csv", names, rows)
 

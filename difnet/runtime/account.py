@@ -42,10 +42,13 @@ class Account(NamedTuple):
         steps, uploads = (star.steps, star.messages) if star else (self.steps, sent.states)
         return Evaluated(agent, iteration, before, losses, accuracies, payload, steps, uploads)
 
-    def progress(self, agent: int, iteration: int, means: Mapping[str, float], usage: Usage) -> Progress:
+    def progress(
+        self, agent: int, iteration: int, means: Mapping[str, float], usage: Usage, longest_wait_s: float = 0.0
+    ) -> Progress:
         """The event that says where an agent stands.
 
-        Args: `means` of what its algorithm reports, over the iterations since the last one: "loss", and more.
+        Args: `means` of what its algorithm reports, over the iterations since the last one: "loss", and more;
+            `longest_wait_s`, that it waited for a round.
         """
         c, star = self.counters, self.served
         figures = {name: mean for name, mean in means.items() if name != "loss"}
@@ -53,4 +56,5 @@ class Account(NamedTuple):
             agent, iteration, means.get("loss"), usage.cpu_s, usage.pss_bytes, self.steps, figures, usage.peak_bytes,
             c.payload_bytes, c.wire_bytes, c.messages, 0 if star else c.states, c.missed, c.refused, c.late,
             star.abandoned if star else 0, star.answered if star else 0, c.heard_payload_bytes, c.heard_wire_bytes,
+            longest_wait_s,
         )  # fmt: skip

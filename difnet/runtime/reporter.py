@@ -141,7 +141,8 @@ class Reporter:
             self._pss, self._weighed_at = memory_pss(), now
         means = {name: figure / self._count for name, figure in self._figures.items()}
         usage = Usage(self._cpu_before_s + cpu_seconds(), self._pss, memory_peak())
-        self.say(self._account().progress(self._k, self.iteration, means, usage))
+        waited_s = self._transport.longest_wait_s
+        self.say(self._account().progress(self._k, self.iteration, means, usage, waited_s))
         self._figures, self._count, self._reported_at = {}, 0, now
 
     def say(self, event: Event, *tensors: Tensor) -> bool:
@@ -154,8 +155,9 @@ class Reporter:
         self.progress()
         if ended != "failed":
             self.saving.save_last(self.iteration, self.state, self.totals())
-        for neighbour, sent in self._transport.sent.items():
-            self.say(Edge(self._k, neighbour, sent.payload_bytes, sent.wire_bytes, sent.messages))
+        used = self._transport.used()
+        for l, sent in self._transport.sent.items():
+            self.say(Edge(self._k, l, sent.payload_bytes, sent.wire_bytes, sent.messages, *used[l]))
         self.say(Finished(self._k, self.iteration, ended, reason), self.state.w, *self.state.slots)
         deadline, said = time.monotonic() + self._patience_s, False
         while time.monotonic() < deadline:

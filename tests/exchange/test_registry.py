@@ -59,7 +59,7 @@ HONEST: dict[str, tuple[dict[str, Any], tuple[np.ndarray, ...]]] = {  # what age
     "AgentReturned": (events.AgentReturned(0, 0, 6, 2, "its own model").to_dict(), ()),
     "TrainedAlone": (events.TrainedAlone(0, 5, 0.5, 0.01).to_dict(), ()),
     "Saved": (events.Saved(0, 8, 0.1, 999).to_dict(), ()),
-    "Edge": (events.Edge(0, 1, 12, 40, 3).to_dict(), ()),
+    "Edge": (events.Edge(0, 1, 12, 40, 3, 10, 1, -1).to_dict(), ()),
     "Finished": (events.Finished(0, 10, "done").to_dict(), (W, W, np.ones(1, "f4"))),
     "at": ({"agent": 0, "iteration": 10}, ()),
     "doing": ({"agent": 0, "step_s": None}, ()),
