@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,6 +87,8 @@ class Chaos:
             self._say("the run has ended" if not self._stopped else "asked to stop")
         for going in [*self._going]:
             self._end(going)
+        if (led := self._proxy.led()) and self._victims.are_there:
+            self._break_once(led, "to be joined without us")
 
     def _is_due(self, fault: Fault, now: float) -> bool:
         if fault.at_s is not None:
@@ -179,9 +181,12 @@ class Chaos:
             if {k, l} <= there.keys() and is_taken(path := self._path(k)) and break_connections(
                 there[k], path, {there[l]}
             ):
-                self._say(f"edge {_named(edge)} is broken once, to be joined through here")
-                for phase in ("begun", "ended"):
-                    self._note("proxy", phase, edges=[sorted(edge)])
+                self._break_once([edge], "to be joined through here")
+
+    def _break_once(self, edges: Collection[Edge], why: str) -> None:
+        self._say(f"broken once, {why}: {', '.join(sorted(map(_named, edges)))}")
+        for phase in ("begun", "ended"):
+            self._note("proxy", phase, edges=sorted(map(sorted, edges)))
 
     def _await_edges(self) -> None:
         """As soon as all edges are led through here; those of agents that are away cannot be waited for."""
