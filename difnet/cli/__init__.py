@@ -26,6 +26,7 @@ COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a cli
     "watch": ("watch", "Show the dashboard of a running or finished run."),
     "ps": ("ps", "List the runs that go on on this machine."),
     "logs": ("logs", "Print what the agents of a run printed."),
+    "chaos": ("chaos", "Break a run that goes on, by a plan, to see what it survives."),
     "stop": ("stop", "Stop a run that goes on: everything is written."),
     "check": ("check", "Check the record of a run, and pass or fail it."),
     "report": ("report", "Draw the curves of one or several runs and write one HTML page."),

@@ -3,5 +3,5 @@
 `wire` is bytes alone, `vocabulary` what the control plane may say, `links` what one end knows of an edge; `neighbours`
 knows who is there, `transport` keeps the rounds in step; `sockets`, `registry` and `control` hold the ZeroMQ.
 
-Imports: errors, record.
+Imports: errors, system, record.
 """

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, Self
 
-from difnet.system.lifetime import LINES_KEPT, die_with_parent, how_it_ended, last_words
+from difnet.system.lifetime import AGENT, LINES_KEPT, die_with_parent, how_it_ended, last_words, name_process
 from difnet.system.limits import scarce
 
 LOG_TAIL, PIECE = 4000, 2**16  # characters, bytes
@@ -101,6 +101,7 @@ class Children:
             status = CRASHED
             try:
                 die_with_parent(host)
+                name_process(f"{AGENT}{k}")
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 os.dup2(writable, 1)

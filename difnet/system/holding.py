@@ -38,7 +38,7 @@ class Holder(NamedTuple):
     @property
     def is_here(self) -> bool:
         """Whether it is a process that this one can see, and not one of another machine, or of the same number."""
-        return self.machine == platform.node() and _born(self.pid) == self.born
+        return self.machine == platform.node() and born(self.pid) == self.born
 
     def __str__(self) -> str:
         return f"process {self.pid} of {self.user} on {self.machine}, since {self.since}"
@@ -190,11 +190,15 @@ def _myself() -> Holder:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
         user = f"user {uid}"
-    return Holder(pid, _born(pid), user, platform.node(), datetime.now(UTC).isoformat(timespec="seconds"))
+    return Holder(pid, born(pid), user, platform.node(), datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def _born(pid: int) -> int:
-    """When a process began, in ticks since the machine started; 0 where there is none of this number."""
+def born(pid: int) -> int:
+    """When a process began, in ticks since the machine started; 0 where there is none of this number.
+
+    >>> born(os.getpid()) > 0
+    True
+    """
     try:
         return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     except (OSError, IndexError):
