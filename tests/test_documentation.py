@@ -127,7 +127,7 @@ def test_a_documented_command_works(line, difnet, running, tmp_path):
     if line.split()[1] in NEEDS_A_RUN or "from:" in line:
         for _ in range(2):
             assert difnet("simulate", "--topology", "ring6", *SHORT, "--quiet").status == 0
-    if line.startswith("difnet stop"):
+    if line.startswith(("difnet stop", "difnet chaos")):
         begin_one(running, tmp_path)
     if line.startswith("difnet resume"):
         stop_one(running, tmp_path)
@@ -149,13 +149,15 @@ def test_every_example_behind_help_works(examples, difnet, running, tmp_path):
                 continue
             arguments = [word for given in shortened(line.partition(" > ")[0])
                          for word in (sorted(map(str, tmp_path.glob(given))) if "*" in given else [given])]
-            if command == "difnet stop":
+            if command in ("difnet stop", "difnet chaos"):
                 begin_one(running, tmp_path)
             if command == "difnet resume":
                 stop_one(running, tmp_path)
             done = difnet(*arguments, timeout_s=COMPILING_S)
             if not ended_well(line, done.status):
                 failed[line] = done.err
+            if command == "difnet chaos":
+                assert difnet("stop", "latest").status == 0
     assert not failed
 
 
