@@ -36,7 +36,7 @@ def epochs(known: Evidence) -> list[Finding]:
     if not known.is_launched or known.weights is None:
         return judged(name, "", [], SIMULATED if not known.is_launched else "topology.json has no A that can be read")
     wrong: list[tuple[str, str]] = []
-    ends = looked = rounds = compared = 0
+    ends = looked = rounds = compared = torn = 0
     for number, life in enumerate(known.lives):
         is_last = number == len(known.lives) - 1
         replaced = known.replaced(life)
@@ -47,14 +47,18 @@ def epochs(known: Evidence) -> list[Finding]:
         if known.in_step:
             for pair, epoch, one, other in _both_ends(known, spans, replaced):
                 compared += 1
-                if one != other:
+                if _is_torn(life, pair, epoch, one, other):
+                    torn += 1
+                elif one != other:
                     k, l = pair
                     wrong.append((f"edge {k}-{l}, epoch {epoch}",
                                   f"used in rounds {_text(one)} at {k} and {_text(other)} at {l}"))  # fmt: skip
-    if known.in_step and (told := known.summary.get("one_sided_exchanges")):
+    if known.in_step and (told := known.summary.get("one_sided_exchanges") or 0) > torn:
         wrong.append(("run.json", f"it tells of {told} one-sided exchanges"))
     what = (f"{number_of(looked, 'epoch')} at {number_of(ends, 'end')} of edges, {number_of(rounds, 'round')}; "
             f"{compared} compared with the other end")  # fmt: skip
+    if torn:
+        what += f", {number_of(torn, 'exchange')} one-sided, as a connection broke with a state on its way"
     return judged(name, what, wrong, _unseen(known, looked, rounds, ends))
 
 
@@ -137,6 +141,16 @@ def _both_ends(
             one, other = mine.get(epoch, Span(0, -1)), theirs.get(epoch, Span(0, -1))
             if one.used is not None and other.used is not None and (one.rounds or other.rounds):
                 yield (k, l), epoch, one, other
+
+
+def _is_torn(life: list[Event], pair: tuple[int, int], epoch: int, one: Span, other: Span) -> bool:
+    """Whether one end used one round more, since what the other one needed for it went under with the connection.
+
+    No protocol can spare both ends that, unless they wait for each other's word in every round.
+    """
+    broke = any(e.epoch == epoch and {e.agent, e.neighbour} == {*pair} and "connection broke" in e.reason
+                for e in life if isinstance(e, NeighbourLost))  # fmt: skip
+    return broke and one.first == other.first and one.rounds + other.rounds == 2 * min(one.rounds, other.rounds) + 1
 
 
 def _text(span: Span) -> str:

@@ -122,6 +122,21 @@ def test_a_run_that_nothing_disturbed_passes_every_check_and_so_does_its_copy(ho
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("used", "verdict"), [((19, 18), "pass"), ((18, 19), "pass"), ((19, 17), "fail")])
+def test_one_exchange_goes_under_with_a_connection_and_no_more(copied, used, verdict):
+    """The end that broke it off has used what came; the other had not got what was on its way."""
+    broke(copied, used=used)
+    for k, l in ((0, 1), (1, 0)):
+        edge(copied, k, l, combined=35)
+    rewrite(copied / "events.jsonl", lambda e: e | {"reason": "the connection broke"} if (
+        e["event"] == "NeighbourLost" and e["agent"] == 0) else e)  # fmt: skip
+    summarise(copied, one_sided_exchanges=1)
+    told = [f for f in judge(copied).findings if f.check == "epochs"]
+    assert {f.verdict for f in told} == {verdict}, told
+    assert ("1 exchange one-sided" in str(told)) == (verdict == "pass")
+
+
+@pytest.mark.slow
 def test_an_edge_that_was_away_and_came_back_is_as_it_should_be(copied):
     broke(copied)
     judgement = judge(copied)
