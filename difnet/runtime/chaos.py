@@ -53,6 +53,7 @@ class Chaos:
         self._waiting, self._going = dict(enumerate(plan, start=1)), list[Going]()
         self._edges = {frozenset(edge) for fault in plan for edge in fault.edges}
         self._sockets: Path | None = None
+        self._awaited: dict[Edge, int] = {}  # edge -> how often its ends will have told of its return
         self._began = self._looked_at = time.monotonic()
         self._is_over, self._left_out = False, list[str]()
         self.done = list[dict[str, Any]]()
@@ -181,6 +182,7 @@ class Chaos:
             if {k, l} <= there.keys() and is_taken(path := self._path(k)) and break_connections(
                 there[k], path, {there[l]}
             ):
+                self._awaited[edge] = self._course.returns[edge] + 2
                 self._break_once([edge], "to be joined through here")
 
     def _break_once(self, edges: Collection[Edge], why: str) -> None:
@@ -189,14 +191,9 @@ class Chaos:
             self._note("proxy", phase, edges=sorted(map(sorted, edges)))
 
     def _await_edges(self) -> None:
-        """As soon as all edges are led through here; those of agents that are away cannot be waited for."""
-
-        def led() -> bool:
-            there = self._victims.agents().keys()
-            return {edge for edge in self._edges if edge <= there} <= self._proxy.led()
-
+        """As soon as the edges that were broken for it are joined again; an agent that is away cannot be waited for."""
         with suppress(RunFolderError):
-            self._until(led, BOUND_S, "the edges to be joined")
+            self._until(lambda: all(self._course.returns[e] >= n for e, n in self._awaited.items()), BOUND_S, "edges")
 
     # faults
 

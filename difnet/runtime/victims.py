@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from difnet.record.files import read_json
 from difnet.system.holding import holder, is_held
 from difnet.system.lifetime import AGENT
 
-TOLD = (b'{"event": "Ready"', b'{"event": "Pulse"', b'{"event": "Resumed"')
+TOLD = (b'{"event": "Ready"', b'{"event": "Pulse"', b'{"event": "Resumed"', b'{"event": "NeighbourBack"')
 
 
 class Network(NamedTuple):
@@ -103,6 +104,7 @@ class Course:
     def __init__(self, folder: Path) -> None:
         self._path, self._read = folder / "events.jsonl", 0
         self.has_begun, self.iteration = False, 0
+        self.returns: Counter[frozenset[int]] = Counter()  # of edges, as each of their ends has told
 
     def look(self) -> None:
         """Read on."""
@@ -119,5 +121,7 @@ class Course:
     def _hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "Pulse":
             self.iteration = int(event["iteration"])
+        elif event["event"] == "NeighbourBack":
+            self.returns[frozenset((event["agent"], event["neighbour"]))] += 1
         else:
             self.has_begun = event["event"] == "Ready"  # one that goes on is made ready once more
