@@ -1,4 +1,4 @@
-"""What does a checkpoint cost: on the disk, and of a network's rounds?
+"""What a checkpoint costs: on the disk, and of a network's rounds.
 
 `python bench/checkpoints.py` writes checkpoints of a small and of a big model with Adam's state, and prints medians and
 extremes; then it launches ring40 in turn without checkpoints, with one every so many iterations, and as by default, and
