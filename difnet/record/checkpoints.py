@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from difnet.errors import CheckpointError, RunFolderError
 from difnet.maths.digest import sealed
+from difnet.record.disk import put_whole
 from difnet.system.folders import state_folder
 
 SCHEMA = 1
@@ -89,18 +90,7 @@ class Shelf:
         manifest = self.expected._replace(iteration=iteration, totals=totals)
         content = _content(Checkpoint(manifest, w, tuple(slots)))
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(iteration)
-        scratch = path.with_name(f".{path.name}.part")
-        try:
-            with open(scratch, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        except OSError:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
-            raise
+        put_whole(self.path(iteration), content)
         _sync(self.folder)
         return len(content)
 

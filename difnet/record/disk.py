@@ -11,6 +11,24 @@ from pathlib import Path
 from typing import Any
 
 
+def put_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the whole of it or what was there before, also after a crash.
+
+    Raises: OSError, if the disk does not take it; nothing of it is left then.
+    """
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
+
+
 class Disk:
     """The writes of one run folder, by the one process that writes there.
 
@@ -69,18 +87,7 @@ class Disk:
 
         Raises: OSError, if the disk does not take it.
         """
-        path = self.folder / name
-        scratch = path.with_name(f".{path.name}.part")
-        try:
-            with open(scratch, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        except OSError:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
-            raise
+        put_whole(self.folder / name, content.encode() if isinstance(content, str) else content)
 
     def told(self) -> dict[str, Any]:
         """What the summary says of it: how many records were lost, and which files are not there as they should be."""
