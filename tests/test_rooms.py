@@ -22,7 +22,7 @@ SCRIPT.loader.exec_module(rooms)
 
 ORDER = [  # from the ground up
     "errors", "meta", "maths", "system", "config", "catalog", "topology", "data", "models", "tasks", "algorithms",
-    "launch_models", "agent", "workload", "record", "exchange", "places", "runtime", "screen", "report",
+    "launch_models", "agent", "workload", "record", "checking", "exchange", "places", "runtime", "screen", "report",
     "after_training", "doctor", "cli", "__main__", "difnet",
 ]  # fmt: skip
 MOST_FILES, MOST_FOLDERS = 8, 18

@@ -1,7 +1,7 @@
 """Which words does a user type? Words -> a RunConfig -> a runtime; no logic of its own, and nothing heavy unasked.
 
-Imports: errors, system, catalog, config, data, maths, launch_models, topology, record, workload, screen, places,
-report, doctor, runtime, after_training.
+Imports: errors, system, catalog, config, data, maths, launch_models, topology, record, checking, workload, screen,
+places, report, doctor, runtime, after_training.
 """
 
 import errno

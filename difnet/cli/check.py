@@ -22,9 +22,9 @@ def command(run: str, home: str, as_json: bool) -> int:
       difnet check latest
       difnet check latest --json
     """
-    from difnet.record.checking import CHECKS, check
+    from difnet.checking.judging import CHECKS, check
+    from difnet.checking.verdicts import FAIL
     from difnet.record.formatting import printable
-    from difnet.record.verdicts import FAIL
 
     judgement = check(run, home)
     if as_json:

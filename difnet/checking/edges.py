@@ -7,9 +7,9 @@ many rounds it combined what came. That is enough to know of each round that it 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from difnet.checking.evidence import Evidence
+from difnet.checking.verdicts import Finding, judged, number_of
 from difnet.record.events import Event, NeighbourBack, NeighbourLost, Progress
-from difnet.record.evidence import Evidence
-from difnet.record.verdicts import Finding, judged, number_of
 
 SLACK_S = 2.0  # beyond a bound: looks at the links are a quarter of a second apart, or more on a busy machine
 SIMULATED = "it was simulated: no edge could break, and no round be missed"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from difnet.checking.evidence import Evidence
+from difnet.checking.verdicts import Finding, judged, number_of
 from difnet.errors import CheckpointError, RunFolderError
 from difnet.launch_models import FILE
 from difnet.record.checkpoints import opened, shelves_folder
 from difnet.record.events import RunEnded
-from difnet.record.evidence import Evidence
 from difnet.record.files import folder_of, read_tensors
-from difnet.record.verdicts import Finding, judged, number_of
 from difnet.system.remains import left_folders, left_processes
 
 SUM = 1e-9  # within which columns of A sum to one

@@ -6,6 +6,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
+from difnet.checking.evidence import Evidence
+from difnet.checking.verdicts import Finding, judged, number_of
 from difnet.maths.mixing import iterations_at
 from difnet.record.events import (
     AgentLost,
@@ -18,8 +20,6 @@ from difnet.record.events import (
     RunStarted,
     Validated,
 )  # fmt: skip
-from difnet.record.evidence import Evidence
-from difnet.record.verdicts import Finding, judged, number_of
 
 REPLACED = "a new process takes its place"  # in the words about a process that had a successor
 MOST_MISSING = 8  # iterations in one sentence

@@ -7,26 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from difnet.record import judging_edges, judging_files, judging_results
-from difnet.record.evidence import Evidence, gather
+from difnet.checking import edges, files, results
+from difnet.checking.evidence import Evidence, gather
+from difnet.checking.verdicts import FAIL, UNKNOWN, Finding
 from difnet.record.finding import resolve
-from difnet.record.verdicts import FAIL, UNKNOWN, Finding
 
 CHECKS: dict[str, Callable[[Evidence], list[Finding]]] = {
-    "record": judging_files.record,
-    "agents": judging_results.agents,
-    "weights": judging_files.weights,
-    "epochs": judging_edges.epochs,
-    "rounds": judging_edges.rounds,
-    "exchanges": judging_edges.exchanges,
-    "missed": judging_edges.missed,
-    "waits": judging_edges.waits,
-    "refusals": judging_edges.refusals,
-    "measurements": judging_results.measurements,
-    "consensus": judging_results.consensus,
-    "states": judging_files.states,
-    "checkpoints": judging_files.checkpoints,
-    "remains": judging_files.remains,
+    "record": files.record,
+    "agents": results.agents,
+    "weights": files.weights,
+    "epochs": edges.epochs,
+    "rounds": edges.rounds,
+    "exchanges": edges.exchanges,
+    "missed": edges.missed,
+    "waits": edges.waits,
+    "refusals": edges.refusals,
+    "measurements": results.measurements,
+    "consensus": results.consensus,
+    "states": files.states,
+    "checkpoints": files.checkpoints,
+    "remains": files.remains,
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from difnet.record.checking import CHECKS, Judgement, judge
+from difnet.checking.judging import CHECKS, Judgement, judge
 from difnet.record.checkpoints import Manifest, Shelf
 from difnet.record.events import RunStarted
 from difnet.record.files import tensor_bytes
