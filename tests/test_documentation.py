@@ -27,9 +27,11 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def save_what_the_docs_have_saved(folder: Path) -> None:
-    """The reader's own task, and samples of the reader's own."""
+    """The reader's own task, samples of the reader's own, and a plan of faults."""
     [own_task] = blocks(REPOSITORY / "docs" / "own-task.md", "python")
     (folder / "steps.py").write_text(own_task)
+    [plan] = blocks(REPOSITORY / "docs" / "reliability.md", "toml")
+    (folder / "faults.toml").write_text(plan)
     [samples] = blocks(REPOSITORY / "docs" / "after-training.md", "csv")
     for name in ("mine.csv", "more.csv"):
         (folder / name).write_text(samples)
@@ -118,7 +120,7 @@ def test_a_documented_command_works(line, difnet, running, tmp_path):
     if line.split()[1] in NEEDS_A_RUN or "from:" in line:
         for _ in range(2):
             assert difnet("simulate", "--topology", "ring6", *SHORT, "--quiet").status == 0
-    if line.startswith("difnet stop"):
+    if line.startswith(("difnet stop", "difnet chaos")):
         begin_one(running, tmp_path)
     done = difnet(*shortened(line), timeout_s=COMPILING_S)
     assert ended_well(line, done.status), done.err
@@ -138,9 +140,11 @@ def test_every_example_behind_help_works(examples, difnet, running, tmp_path):
                 continue
             arguments = [word for given in shortened(line.partition(" > ")[0])
                          for word in (sorted(map(str, tmp_path.glob(given))) if "*" in given else [given])]
-            if command == "difnet stop":
+            if command in ("difnet stop", "difnet chaos"):
                 begin_one(running, tmp_path)
             done = difnet(*arguments, timeout_s=COMPILING_S)
+            if command == "difnet chaos":
+                difnet("stop", "latest", "--now")
             if not ended_well(line, done.status):
                 failed[line] = done.err
     assert not failed
