@@ -28,9 +28,11 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def save_what_the_docs_have_saved(folder: Path) -> None:
-    """The reader's own task, and samples of the reader's own."""
+    """The reader's own task, samples of the reader's own, and a plan of faults."""
     [own_task] = blocks(REPOSITORY / "docs" / "own-task.md", "python")
     (folder / "steps.py").write_text(own_task)
+    [plan] = blocks(REPOSITORY / "docs" / "reliability.md", "toml")
+    (folder / "faults.toml").write_text(plan)
     [samples] = blocks(REPOSITORY / "docs" / "after-training.md", "csv")
     for name in ("mine.csv", "more.csv"):
         (folder / name).write_text(samples)

@@ -216,3 +216,17 @@ def test_only_a_run_that_goes_on_with_agents_of_its_own_can_be_broken(difnet, tm
     absent = difnet("chaos", "latest", "--plan", "absent.toml")
     assert absent.status == 2 and "cannot read the plan absent.toml" in absent.err
     assert not (tmp_path / "runs/latest/chaos.jsonl").exists()
+
+
+@slow
+def test_links_of_ports_are_refused_and_the_run_goes_on(difnet, running, tmp_path):
+    """Agents can be killed there as well; links cannot be broken, and none is drawn."""
+    launcher = begin(running, tmp_path, *ENDLESS, "--set", "transport=tcp")
+    (tmp_path / "plan.toml").write_text('fault = [{at_s=0, kind="cut", edges=[[2, 3]], for_s=1}]')
+    refused = difnet("chaos", "latest", "--plan", "plan.toml")
+    assert refused.status == 3 and "transport=tcp" in refused.err
+    drawn = difnet("chaos", "latest", "--seed", "1", "--faults", "50", "--print-plan")
+    assert drawn.status == 0 and "edges" not in drawn.out
+    break_it(difnet, tmp_path, 'fault = [{at_s=0, kind="kill", agents=[3]}]')
+    until(lambda: events(tmp_path, "AgentReturned"), "its return")
+    assert end(launcher, tmp_path)["returned_agents"] == [3]
