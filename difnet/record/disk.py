@@ -29,6 +29,18 @@ def put_whole(path: Path, content: bytes) -> None:
         raise
 
 
+def _mend(path: Path) -> None:
+    """Cut off what a writer before us, that was killed, has left of a last line.
+
+    Raises: OSError, if it cannot be done, or the file is empty or not there.
+    """
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 class Disk:
     """The writes of one run folder, by the one process that writes there.
 
@@ -40,6 +52,7 @@ class Disk:
         self.why = ""  # the last failure
         self._lost_records = 0
         self._unwritten: dict[str, None] = {}
+        self._met: set[str] = set()  # files of records that this process has written to
         self._begun: dict[str, bytes] = {}  # file -> the rest of a line that was cut short: it comes before any other
 
     def append(self, name: str, text: str, records: int = 1) -> bool:
@@ -47,6 +60,10 @@ class Disk:
 
         What was cut short goes on where it ended as soon as there is room: a reader never meets half a line.
         """
+        if name.endswith(".jsonl") and name not in self._met:
+            self._met.add(name)
+            with suppress(OSError):
+                _mend(self.folder / name)
         begun = self._begun.pop(name, b"")
         data, done = begun + text.encode(errors="replace"), 0
         try:
@@ -64,12 +81,6 @@ class Disk:
             self._failed(name, error)
             return not is_lost
         return True
-
-    def mend(self, name: str) -> None:
-        """Cut off what a writer that was killed has left of a last line; what is not there needs no mending."""
-        with suppress(OSError), open(self.folder / name, "rb+") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
 
     def write(self, name: str, content: str | bytes) -> bool:
         """Write a whole file, as `put` does. Returns whether it is there."""

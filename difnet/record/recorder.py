@@ -84,8 +84,6 @@ class Recorder:
         self.models = Models(config, self.tally, self.disk)
         if past is None:
             self._write_description()
-        else:
-            self.disk.mend("events.jsonl")
         self.id = identify(self.folder)
         self.has_begun = past is None  # from then on the folder is not what it was
 
@@ -113,7 +111,6 @@ class Recorder:
             told = [*past.of_agent(k)]
             g.alone |= {e.agent: e for e in told if isinstance(e, TrainedAlone)}
             self._told_before += [e for e in told if isinstance(e, Progress) and e.iteration <= first]
-            self.disk.mend(f"{folder_of(k)}/metrics.jsonl")
             self._keep(k, "metrics.jsonl", json_line(event.to_dict()))
         g.resumed_at = first
         self.models.recall()

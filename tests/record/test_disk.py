@@ -182,3 +182,14 @@ def test_a_model_that_is_not_finite_leaves_the_one_before(tmp_path):
     recorder._save_again_at = 0.0
     recorder.pulse()
     assert iteration_on_disk(recorder) == "3"
+
+
+def test_half_a_line_that_a_killed_writer_left_is_cut_off_before_the_next_one(tmp_path):
+    """Once, at this process's first record there; a log's last line is nobody's to cut."""
+    for name in ("events.jsonl", "log.txt"):
+        (tmp_path / name).write_text('{"a": 1}\n{"b"')
+        (tmp_path / "whole.jsonl").write_text('{"a": 1}\n')
+        disk = Disk(tmp_path, pytest.fail)
+        assert disk.append(name, '{"c": 3}\n') and disk.append("whole.jsonl", '{"c": 3}\n')
+    assert (tmp_path / "events.jsonl").read_text() == '{"a": 1}\n{"c": 3}\n' == (tmp_path / "whole.jsonl").read_text()
+    assert (tmp_path / "log.txt").read_text() == '{"a": 1}\n{"b"{"c": 3}\n'
