@@ -202,3 +202,9 @@ def test_help_imports_nothing_heavy(words):
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip()
     assert json.loads(ended.stderr.splitlines()[-1]) == []
+
+
+def test_a_launcher_loads_no_torch():
+    """It only listens and writes: torch would be a hundred megabytes, and seconds before the first word."""
+    program = "import sys, difnet.runtime.launcher, difnet.record.past; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, timeout=60, check=False).returncode == 0

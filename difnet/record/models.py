@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from difnet.config import RunConfig
-from difnet.launch_models import FILE, read
 from difnet.record.disk import Disk
 from difnet.record.events import LAUNCH_MODEL, LOCAL_AVERAGE, Finished
 from difnet.record.files import folder_of, read_tensors, tensor_bytes
@@ -15,6 +14,7 @@ from difnet.record.summary import Facts
 from difnet.record.tally import ModelAt, Tally
 
 MOST_SAVING = 0.05  # of the time goes into saving launch models on the way
+FILE = "launch-model.safetensors"
 FIRST = "local-average.safetensors"  # what a run that began from local models began as
 
 
@@ -59,6 +59,8 @@ class Models:
         if g.alone and (folder / FIRST).is_file():
             g.first = ModelAt(0, read_tensors(folder / FIRST)["w"])
         if self.config.launch_model == "best" and (folder / FILE).is_file():
+            from difnet.launch_models import read  # which loads torch, and no launcher needs that else
+
             best = read(folder)
             g.best = ModelAt(best.about["iteration"], best.state.numpy())
 

@@ -18,7 +18,7 @@ from difnet.record.events import Event
 from difnet.record.past import Past
 from difnet.record.recorder import Recorder
 from difnet.record.tally import ScoredModel
-from difnet.runtime.saving import Pace
+from difnet.runtime.pace import Pace
 from difnet.runtime.standstill import Standstill
 from difnet.system.holding import hold
 from difnet.system.lifetime import how_it_ended, raise_file_limit, say_alive, stop_signals
