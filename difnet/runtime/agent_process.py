@@ -49,6 +49,7 @@ class Assignment:
     device: str = "cpu"  # of the steps; any other is first used after the fork, which it would not survive
     manifest: Manifest | None = None  # what an agent's checkpoints must fit, but for its number; None: nobody has any
     incarnations: Mapping[int, int] = field(default_factory=dict)  # agent -> its processes at hosts before this one
+    spokesman: int = -1  # the agent of this host that says what is wrong with its disk
     shelves: Path = Path()  # where this machine keeps them
 
     def shelf(self, k: int) -> Shelf | None:
@@ -111,8 +112,10 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
         with Transport(identity, links_of(k, topology, workload.hub), patience=patience, lag=lag,
                        must=config.mode == "sync", catch_up=CATCH_UP + 2 * topology.agents, lost=lost,
                        back=back) as transport:  # fmt: skip
-            saving = Saving(assignment.shelf(k), config.checkpoint_every, kept(config, topology),
-                            lambda saved: reporter.say(saved), lambda text: _note(control, k, text))  # fmt: skip
+            saving = Saving(
+                assignment.shelf(k), config.checkpoint_every, kept(config, topology),
+                lambda saved: reporter.say(saved), lambda text: _complain(control, k, assignment, text),
+            )  # fmt: skip
             reporter = Reporter(k, workload, assignment.kernels, control, transport, saving, assignment.leave_s)
             try:
                 start = _meet(identity, assignment, control, transport)
@@ -129,8 +132,10 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     return 0
 
 
-def _note(control: Control, k: int, text: str) -> None:
-    control.say("note", {"text": f"agent {k}: {text}"})
+def _complain(control: Control, k: int, assignment: Assignment, text: str) -> None:
+    """Tell what is wrong with the disk of this host, where one of its agents speaks for all."""
+    if k == assignment.spokesman:
+        control.say("note", {"text": f"agent {k}: {text}"})
 
 
 def _diffuse(me: Identity, assignment: Assignment, transport: Transport, reporter: Reporter, start: int) -> None:

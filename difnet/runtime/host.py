@@ -219,6 +219,7 @@ def prepare(told: HostSettings) -> Assignment:
             workload, kernels, topology, hashes, run["run"], registry, told.token, listen, told.advertise or "",
             device=asked.device, manifest=None if asked.checkpoint_every == 0 else manifest,
             incarnations={int(k): n for k, n in run["incarnations"].items()},
+            spokesman=next((k for k in told.agents if workload.carries(k)), -1),
             shelves=shelves_folder(run["id"], run["folder"]),
         )  # fmt: skip
         if is_id(assignment.shelves.name):
