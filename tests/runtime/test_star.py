@@ -29,7 +29,8 @@ RING = ("--topology", "cycle_graph(n=4)", *SMALL)
 def tensors(summary: dict) -> dict[str, dict[str, np.ndarray]]:
     """All that the agents of a run ended with, and its launch model, by file."""
     folder = Path(summary["folder"])
-    return {str(p.relative_to(folder)): load_file(p) for p in sorted(folder.rglob("*.safetensors"))}
+    return {str(p.relative_to(folder)): load_file(p) for p in sorted(folder.rglob("*.safetensors"))
+            if p.name.startswith(("state-", "launch-model"))}  # fmt: skip
 
 
 def launch_model(summary: dict) -> np.ndarray:
