@@ -63,11 +63,10 @@ class Assignment:
 
         Raises: CheckpointError, if it cannot be used.
         """
-        shelf = self.shelf(k)
-        if shelf is None or iteration not in shelf.iterations():
+        if (shelf := self.shelf(k)) is None:
             return None
-        shelf.keep(i for i in shelf.iterations() if i <= iteration)
-        return shelf.read(iteration)
+        shelf.keep(i for i in shelf.iterations() if i <= iteration)  # else they would outlast the new ones
+        return shelf.read(iteration) if iteration in shelf.iterations() else None
 
     def newest(self, k: int) -> int:
         """After how many iterations agent k wrote its newest checkpoint that can be used; 0: it has none."""
@@ -227,7 +226,10 @@ def _beginning(
     Args: `init` makes a state of a launch model; None: of a client, which has none from others.
     """
     if me.incarnation:
-        return _come_back(me, assignment, transport, reporter, init)
+        start, state = _come_back(me, assignment, transport, reporter, init)
+        if state is not None:  # which it ends with, if there is nothing left to do
+            reporter.iteration, reporter.state = start, state
+        return start, state
     if saved := assignment.saved(me.agent, start):
         return start, reporter.resume(saved)
     return start, None

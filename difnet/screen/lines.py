@@ -39,13 +39,7 @@ def plain_line(event: Event) -> str | None:
     """
     match event:
         case RunStarted():
-            network = f"({event.edges} edges, mixing rate {number_text(event.mixing_rate)})"
-            who = f"{event.agents} agents on {event.topology} {network}"
-            if event.strategy == "centralised":
-                who = f"one learner for all agents of {event.topology}"
-            line = (f"{event.run}: {who}, {event.strategy} {event.algorithm} on {event.task}, "
-                    f"{event.iterations} iterations")  # fmt: skip
-            line += "" if event.combine == "mean" else f", combine {event.combine}"
+            line = _started_text(event)
         case Note():
             line = event.text
         case Ready():
@@ -90,6 +84,17 @@ def plain_line(event: Event) -> str | None:
         case _:
             return None
     return printable(line)
+
+
+def _started_text(event: RunStarted) -> str:
+    """What is about to run."""
+    network = f"({event.edges} edges, mixing rate {number_text(event.mixing_rate)})"
+    who = f"{event.agents} agents on {event.topology} {network}"
+    if event.strategy == "centralised":
+        who = f"one learner for all agents of {event.topology}"
+    combine = "" if event.combine == "mean" else f", combine {event.combine}"
+    return (f"{event.run}: {who}, {event.strategy} {event.algorithm} on {event.task}, {event.iterations} iterations"
+            f"{combine}")  # fmt: skip
 
 
 def _test_text(event: Tested) -> str:

@@ -173,6 +173,13 @@ def test_a_run_that_was_stopped_goes_on_twice_and_counts_on(running, difnet, tmp
     same_in_all(folder, want)
 
 
+def test_a_run_that_is_begun_anew_keeps_its_new_checkpoints_and_no_old_ones(difnet, ended):
+    """From 0, though everybody has one of iteration 40: what was of later iterations goes, and outlasts nothing."""
+    done = difnet("resume", "ended", "--from", "0", "--iterations", "60", "--json")
+    assert done.status == 0 and done.json()["iterations"] == 60, done.err
+    assert {path.name for path in ended.glob("agents/*/checkpoint-*")} == {"checkpoint-000060.safetensors"}
+
+
 @pytest.mark.parametrize(("words_", "reason"), [
     (("ended",), "it has done all its 40 iterations; give more of them with --iterations"),
     (("ended", "--iterations", "30"), "it was to do 40 iterations; they may be raised, and 30 are fewer"),
