@@ -81,7 +81,8 @@ def final_losses(config: RunConfig, attack: Attack | None) -> tuple[float, float
         if attack:
             w[false] = w[honest].mean(0)
         state = state._replace(w=w)
-    tests = [by_inner_steps(kernels.evaluate(state.w[k].clone()), config.eval_steps)[0] for k in honest]
+    figures = [kernels.evaluate(state.w[k].clone(), kernels.validation) for k in honest]
+    tests = [by_inner_steps(each, config.eval_steps)[0] for each in figures]
     one, ten = (statistics.fmean(test[steps] for test in tests) for steps in ("1", "10"))
     return one, ten
 

@@ -93,7 +93,7 @@ def prepare(sockets: Sequence[zmq.Socket], length: int) -> None:
     """One host with all agents says that they are prepared."""
     agents = [*range(len(sockets))]
     facts = {"engine": "eager", "parameters": length, "length": length, "flops": None, "server": None, "model": {},
-             "pieces": [], "carriers": [0, 1], "transductive": False, "manifest": None}  # fmt: skip
+             "pieces": [], "carriers": [0, 1], "transductive": False, "manifest": None, "judges": {}}  # fmt: skip
     tell(sockets[0], "configuration?", {"agents": agents, "name": "host", "version": "", "run": None})
     tell(sockets[0], "prepared", {"host": "host", "agents": agents, "environment": {}, "facts": facts,
                                  "checkpoints": {}})  # fmt: skip

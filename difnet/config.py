@@ -115,6 +115,22 @@ class Server(BaseModel):
         return self
 
 
+class HoldOut(BaseModel):
+    """How many owners train nothing: they judge the launch model with their own data, on the way or at the end."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    validation: Annotated[int, Field(ge=0)] = 0
+    test: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self.validation + self.test
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+
 class Channel(BaseModel):
     """The modelled radio channel of Meta-Backward, section V: every upload at Shannon's rate; its constants."""
 
@@ -167,6 +183,7 @@ class RunConfig(BaseModel):
     offline_steps: Annotated[int, Field(ge=0)] | None = None  # alone, before round 1; None: as the algorithm asks
     offline_lr: Rate = 0.001
     offline_epsilon: Annotated[float, Field(ge=0)] = 0.0  # a gradient norm at which offline training ends early
+    hold_out: HoldOut = HoldOut()  # agents beside those of the topology; none: each owner keeps some of its rows back
     data_dir: str | None = None  # where data sets lie; None: $DIFNET_DATA, else the user's data folder
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     dtype: Literal["float32", "float64"] = "float32"

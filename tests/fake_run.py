@@ -293,6 +293,6 @@ def _write_agent(folder: Path, k: int, iterations: int) -> None:
         counted = {"wire_bytes": 14_220 * i, "messages": 2 * i, "missed": 0, "refused": 0, "peak_bytes": None}
         records += [
             Progress(k, i, 1 / (1 + i), 0.0004 * i, None, figures={"residual": 1 / (1 + i)}, **sent, **counted),  # type: ignore[arg-type]
-            Evaluated(k, i, 4.0, {"1": 1.5, "10": 0.5}, {}, **sent),
+            Evaluated(k, i, **sent, before=4.0, after={"1": 1.5, "10": 0.5}, accuracy={}),
         ]
     (own / "metrics.jsonl").write_text("".join(json.dumps(r.to_dict()) + "\n" for r in records), encoding="utf-8")

@@ -114,7 +114,7 @@ def _rows(workload: Workload, held: Mapping[str, ModelAt], unseen: Tasks | Seque
         return torch.cat([figures, *(metric(prediction, batch[1]).to(figures)[None] for metric in more.values())])
 
     rows = []
-    for model, _, figures, samples in score_models(workload, held, unseen, measure if more else None):
+    for model, _, figures, samples, _ in score_models(workload, held, unseen, measure if more else None):
         sizes = None if isinstance(unseen, Tasks) else samples
         for steps in (0, *workload.config.eval_steps):
             columns = zip(names, figures[:, steps].T, strict=True)

@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from difnet.cli import options
+
 REGISTRY = click.option("--registry", envvar="DIFNET_REGISTRY", show_envvar=True, required=True, metavar="ENDPOINT",
                         help="Where the registry listens, e.g. tcp://10.0.0.1:5600.")  # fmt: skip
 TOKEN = click.option("--token", envvar="DIFNET_TOKEN", show_envvar=True, required=True,
@@ -18,8 +20,8 @@ PATIENCE = click.option("--patience", "patience_s", type=click.FloatRange(min=0)
 
 
 def contract(command: Any) -> Any:
-    """Give a command the words that say where it takes part."""
-    for word in (PATIENCE, RUN, ADVERTISE, TOKEN, REGISTRY):
+    """Give a command the words that say where it takes part, and with which data."""
+    for word in (options.DATA, PATIENCE, RUN, ADVERTISE, TOKEN, REGISTRY):
         command = word(command)
     return command
 

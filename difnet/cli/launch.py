@@ -1,5 +1,6 @@
 """`difnet launch`: a network of agent processes."""
 
+from functools import partial
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from difnet.cli import following, options
 @click.command()
 @click.argument("ready_made", required=False, metavar="[NAME]")
 @options.shared
+@options.DATA
 @click.option("--place", help="Where hosts run: local, expected, compose, or a plug-in's.  [local]")
 @click.option("--hosts-expected", type=int, metavar="N", help="Wait for N hosts that you start: place expected.")
 @click.option("--agents-per-host", type=int, metavar="N", help="In each container.  [1, for up to 50 agents]")
@@ -41,10 +43,11 @@ def command(ready_made: str | None, **given: Any) -> int:
     """
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
     dry = given.pop("dry_run")
+    data = given.pop("data")
     config = options.read(given, ready_made)
     from difnet.runtime.launcher import launch, plan
 
     if dry:
         click.echo(plan(config))
         return 0
-    return following.follow(launch, shown, config)
+    return following.follow(partial(launch, data=data), shown, config)

@@ -41,6 +41,8 @@ WORDS = [
     click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with any of these."),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field, e.g. algorithm.inner=anil."),
 ]
+DATA = click.option("--data", type=click.Path(path_type=Path), envvar="DIFNET_OWN_DATA", show_envvar=True,
+                    metavar="PATH", help="The owners' own files on this machine, for --task table and the like.")
 HERE = [click.option("--runs", metavar="DIR", help="Where run folders go.  [runs]")]
 SHOWN = [
     click.option("--print-config", is_flag=True, help="Print the resolved configuration and stop."),

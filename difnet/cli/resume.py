@@ -1,5 +1,6 @@
 """`difnet resume`: a run that had ended, or was killed, goes on."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,8 +17,9 @@ from difnet.cli import following, options
 @click.option("--hosts-expected", type=int, metavar="N", help="Wait for N hosts that you start: place expected.")
 @click.option("--registry", metavar="ENDPOINT", help="Where to listen for hosts.  [as before]")
 @click.option("--runs", "home", default="runs", show_default=True, metavar="DIR", help="Where runs lie.")
+@options.DATA
 @options.shown
-def command(run: str, first: int | None, home: str, **given: Any) -> int:
+def command(run: str, first: int | None, home: str, data: Path | None, **given: Any) -> int:
     """Have RUN go on where every agent has a checkpoint: it ends in the bits of a run that nothing ever stopped.
 
     RUN is a folder, a name, its beginning, or "latest": of a run that was killed, stopped or failed, or that is to do
@@ -36,4 +38,4 @@ def command(run: str, first: int | None, home: str, **given: Any) -> int:
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
     changes = {name: value for name, value in given.items() if value is not None}
     went_before = past.read(finding.resolve(run, home), changes)
-    return following.follow(lambda told, listen: resume(told, listen, first), shown, went_before)
+    return following.follow(lambda told, listen: resume(told, listen, first, data), shown, went_before)

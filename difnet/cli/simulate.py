@@ -1,5 +1,6 @@
 """`difnet simulate`: all agents in one process."""
 
+from functools import partial
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from difnet.cli import following, options
 @click.command()
 @click.argument("ready_made", required=False, metavar="[NAME]")
 @options.shared
+@options.DATA
 @click.option("--simulator", help="exact (the bits of launch) or batched (faster; many agents, GPU).  [exact]")
 def command(ready_made: str | None, **given: Any) -> int:
     """Run the recursion of a whole network in one process, with the same words as launch.
@@ -24,7 +26,8 @@ def command(ready_made: str | None, **given: Any) -> int:
       difnet simulate --topology paper6 --strategy centralised --json
     """
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
+    data = given.pop("data")
     config = options.read(given, ready_made)
     from difnet.runtime.simulation import simulate
 
-    return following.follow(simulate, shown, config)
+    return following.follow(partial(simulate, data=data), shown, config)

@@ -8,7 +8,8 @@ it without a deadline.
     agent -> event {…} + tensors                         -> (to the recorder)
              stop                                        -> agent: at {iteration} -> until {iteration}
              where                                       -> agent: doing {step_s}
-    agent -> leave                                       -> left: all that it said is recorded
+    agent -> leave                                       -> left: all that it said is recorded; or stay, to test more
+             judge {iteration} + tensor                  -> agent: Judged {…}, or scored {…}
              moved {agent, endpoint}, gone {agent}       -> its neighbours, when it begins anew or never will
     host  -> configuration? {agents, name, version}      -> run {…}, or refused {reason}
              prepared {…}, beat {name, …} (-> beat), log {agent, text}, exited {agent, status, log_tail}
@@ -80,7 +81,7 @@ class Registry:
             ) from error
         self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._agents: dict[int, bytes] = {}  # agent -> its connection
-        self._endpoints: dict[int, str] = {}
+        self._endpoints: dict[int, str | None] = {}  # None: it has no neighbours
         self._incarnations: dict[int, int] = {}
         self._gone: set[int] = set()  # agents that have ended for good
         self._unread = False  # whether a message has more frames than we want of it
@@ -92,6 +93,7 @@ class Registry:
         self._asking: dict[bytes, tuple[float, dict[str, Any]]] = {}  # hosts that wait for an answer, since when
         self._at: dict[int, int] = {}  # agent -> the iteration it was in when asked to stop
         self._stopping_since: float | None = None
+        self.keeps_them = False  # whether agents stay after their last iteration, to test what came out
         self.started = False
         self.refusals = Refusals()
 
@@ -169,9 +171,24 @@ class Registry:
         """Ask a host that is there to test models, whose parameters are the tensors. Returns that host, if any."""
         host = next((h for h in self.hosts.values() if h.supervises and not h.is_silent()), None)
         if host is not None:
-            self._known.asked = dict(models)
+            self._known.asked |= {(None, model) for model in models}
             self._send(host.sender, "score", {"models": models}, tensors)
         return host
+
+    def judge(self, agents: Iterable[int], iteration: int, w: np.ndarray) -> None:
+        """Have agents test the network's launch model of an iteration with their own data."""
+        self._tell_agents("judge", {"iteration": iteration}, agents, [w])
+
+    def ask_owners(self, agents: Sequence[int], models: dict[str, int], tensors: Sequence[np.ndarray]) -> None:
+        """Have agents test what came out of the run with their own data; `tensors` are the models' parameters."""
+        self._known.asked |= {(agent, model) for agent in agents for model in models}
+        self._tell_agents("score", {"models": models}, agents, tensors)
+
+    def let_go(self) -> None:
+        """Nobody has to stay any longer."""
+        if self.keeps_them:
+            self.keeps_them = False
+            self._tell_agents("left", {})
 
     def end(self) -> None:
         """Tell the hosts that the run is over: they end whoever is left."""
@@ -276,7 +293,7 @@ class Registry:
             self._joined.add(body["agent"])
             self._start()
         elif kind == "leave":
-            self._send(sender, "left", {})
+            self._send(sender, "stay" if self.keeps_them else "left", {})
         elif kind == "at":
             self._at[body["agent"]] = body["iteration"]
         else:
@@ -328,7 +345,7 @@ class Registry:
                 self._send(sender, "refused", {"reason": f"agent {body['agents'][0]} is at host {before.name!r}, which "
                                                          f"still beats; give others with --agents"})  # fmt: skip
 
-    def _register(self, sender: bytes, agent: int, incarnation: int, endpoint: str) -> None:
+    def _register(self, sender: bytes, agent: int, incarnation: int, endpoint: str | None) -> None:
         is_new = incarnation > self._incarnations.get(agent, -1)
         if agent not in self._neighbours or not is_new:
             last = len(self._neighbours) - 1
@@ -371,10 +388,13 @@ class Registry:
             self._tell_agents("until", {"iteration": max(self._at.values()) + 1})
             self._stopping_since = float("inf")
 
-    def _tell_agents(self, kind: str, body: dict[str, Any], of: Iterable[int] | None = None) -> None:
+    def _tell_agents(
+        self, kind: str, body: dict[str, Any], of: Iterable[int] | None = None, tensors: Sequence[np.ndarray] = ()
+    ) -> None:  # fmt: skip
+        among = self._agents.keys() if of is None else set(of)
         for agent, sender in self._agents.items():
-            if of is None or agent in of:
-                self._send(sender, kind, body)
+            if agent in among:
+                self._send(sender, kind, body, tensors)
 
     def _send(self, to: bytes, kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray] = ()) -> None:
         try:

@@ -33,7 +33,7 @@ class Known:
     dtype: str | None = None
     length: int | None = None  # values in a launch model
     has_accuracy: bool | None = None
-    asked: dict[str, int] = field(default_factory=dict)  # models that a host is to score -> their iteration
+    asked: set[tuple[int | None, str]] = field(default_factory=set)  # the models that an agent, or a host, is to score
 
     @classmethod
     def of(cls, agents: Container[int], run: dict[str, Any]) -> "Known":
@@ -49,7 +49,7 @@ class Known:
         elif kind == "Evaluated":
             self.has_accuracy = bool(body["accuracy"])
         elif kind == "scored":
-            del self.asked[body["model"]]
+            self.asked.discard((body["agent"], body["model"]))
 
 
 ANYBODY = Known(range(LARGEST))
@@ -168,7 +168,6 @@ AFTER = Shape("losses after the run's eval_steps", lambda value, run: FIGURES.fi
 ACCURACY = Shape("accuracies after the run's eval_steps, of all agents or of none", lambda value, run:
                  FIGURES.fits(value, run) and run.has_accuracy in (None, bool(value))
                  and (not value or run.eval_steps is None or [*value] == ["0", *run.eval_steps]))  # fmt: skip
-ASKED = Shape("a model that was to be scored", lambda value, run: type(value) is str and value in run.asked)
 BY_NUMBER = Shape("endpoints by agent", lambda value, run: type(value) is dict and all(
     is_number(k) and is_endpoint(endpoint) for k, endpoint in value.items()))  # fmt: skip
 NUMBERED = Shape("natural numbers by agent", lambda value, run: type(value) is dict and all(
@@ -200,6 +199,11 @@ def one_model(tensors: Sequence[np.ndarray], body: dict[str, Any], run: Known) -
     return f"{len(tensors)} tensors with it, instead of one" if len(tensors) != 1 else state(tensors, body, run)
 
 
+def some_model(tensors: Sequence[np.ndarray], body: dict[str, Any], run: Known) -> str:
+    """One model, of whatever length."""
+    return "" if len(tensors) == 1 else f"{len(tensors)} tensors with it, instead of one"
+
+
 def state(tensors: Sequence[np.ndarray], body: dict[str, Any], run: Known) -> str:
     """A launch model, and whatever an optimiser keeps beside it."""
     if not tensors:
@@ -212,6 +216,8 @@ def state(tensors: Sequence[np.ndarray], body: dict[str, Any], run: Known) -> st
 
 def figures(tensors: Sequence[np.ndarray], body: dict[str, Any], run: Known) -> str:
     """A model's figures on each test task, and the samples of each."""
+    if (body["agent"], body["model"]) not in run.asked:
+        return "a model that it was not to score"
     tasks, steps, kinds = body["shape"]
     sizes = [t.size for t in tensors]
     return "" if sizes == [tasks * steps * kinds, tasks] else f"tensors of {sizes} values do not fit its shape"
@@ -243,14 +249,16 @@ ENERGY = table(joules=maybe(NUMBER), source=TEXT, quality=one_of("measured", "es
 
 TO_REGISTRY: dict[str, Word] = {
     # from agents
-    "register": word(agent=NATURAL, incarnation=NATURAL, endpoint=ENDPOINT, pid=NATURAL),
+    "register": word(agent=NATURAL, incarnation=NATURAL, endpoint=maybe(ENDPOINT), pid=NATURAL),
     "joined": word(agent=AGENT),
     "at": word(agent=AGENT, iteration=ITERATION),
     "doing": word(agent=AGENT, step_s=maybe(NUMBER)),
     "leave": word(),
     **event(events.Progress),
     **event(events.Snapshot, one_model),
+    **event(events.Submitted, one_model),
     **event(events.Evaluated, one_model),
+    **event(events.Judged),
     **event(events.NeighbourLost),
     **event(events.NeighbourBack),
     **event(events.AgentReturned),
@@ -267,9 +275,10 @@ TO_REGISTRY: dict[str, Word] = {
     "beat": word(name=NAME, machine=NAME, energy=ENERGY),
     "log": word(limit=TALK, agent=AGENT, text=TEXT),
     "exited": word(limit=TALK, agent=AGENT, incarnation=NATURAL, status=TEXT, log_tail=TEXT, returns=TRUTH),
-    "scored": word(figures, model=ASKED, iteration=ITERATION, shape=TEST),
-    "all scored": word(),
-    "not scored": word(limit=TALK, reason=TEXT),
+    # from hosts, and from agents that have data of their own
+    "scored": word(figures, agent=maybe(AGENT), model=NAME, iteration=ITERATION, shape=TEST),
+    "all scored": word(agent=maybe(AGENT)),
+    "not scored": word(limit=TALK, agent=maybe(AGENT), reason=TEXT),
 }
 FROM_REGISTRY: dict[str, Word] = {
     # to agents
@@ -282,13 +291,15 @@ FROM_REGISTRY: dict[str, Word] = {
     "moved": word(agent=NATURAL, endpoint=ENDPOINT),
     "gone": word(agent=NATURAL),
     "left": word(),
+    "stay": word(),
+    "judge": word(some_model, iteration=NATURAL),
     # to hosts
     "run": word(limit=DOCUMENT_LIMIT, run=NAME, id=NAME, folder=TEXT, resumes=TRUTH, version=NAME, config=PLAIN,
                 topology=PLAIN, incarnations=NUMBERED, hashes=table(topology=NAME, weights=NAME)),
     "beat": word(started=TRUTH),
-    "score": word(models, models=map_to(NATURAL)),
     "end": word(),
     # to both
+    "score": word(models, models=map_to(NATURAL)),
     "refused": word(reason=TEXT),
 }  # fmt: skip
 

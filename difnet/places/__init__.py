@@ -9,6 +9,7 @@ Imports: errors, system, catalog, config, data, launch_models, topology, exchang
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol, Self
 
 from difnet.errors import ConfigError
@@ -21,6 +22,7 @@ class Contract:
     run: str
     registry: str  # an endpoint, as this place's hosts see it
     token: str
+    data: Path | None = None  # owners' files on this machine, for a host that the launcher starts here
 
     def variables(self, agents: Sequence[int], advertise: str | None = None) -> dict[str, str]:
         """The environment of one host.
@@ -33,7 +35,8 @@ class Contract:
         """
         told = {"DIFNET_RUN_ID": self.run, "DIFNET_REGISTRY": self.registry, "DIFNET_TOKEN": self.token,
                 "DIFNET_AGENTS": agents_text(agents)}  # fmt: skip
-        return told | ({"DIFNET_ADVERTISE": advertise} if advertise else {})
+        own = {"DIFNET_OWN_DATA": str(self.data)} if self.data else {}
+        return told | own | ({"DIFNET_ADVERTISE": advertise} if advertise else {})
 
 
 class Place(Protocol):

@@ -65,15 +65,32 @@ class Snapshot(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated(Snapshot):
-    """A snapshot with which agent `agent` was also tested, on the network's validation tasks."""
+class Submitted(Snapshot):
+    """A snapshot of which a validation is due: it is tested by whoever has tasks for it; and what it had taken."""
+
+    payload_bytes: int  # sent so far; by a hub: sent and heard, i.e. by the whole star
+    steps: int  # adapt steps so far; by a hub: of all its clients
+    uploads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated(Submitted):
+    """A snapshot with which agent `agent` was also tested: on the network's validation tasks, or on its own."""
 
     before: float  # loss without adaptation
     after: dict[str, float]  # inner steps ("1", "10") -> loss
     accuracy: dict[str, float]  # inner steps, "0" for without adaptation -> accuracy; {} where a family has none
-    payload_bytes: int  # sent so far; by a hub: sent and heard, i.e. by the whole star
-    steps: int  # adapt steps so far; by a hub: of all its clients
-    uploads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged(Event):
+    """Agent `agent` has tested the network's launch model of an iteration with its own data; see Evaluated."""
+
+    agent: int
+    iteration: int
+    before: float
+    after: dict[str, float]
+    accuracy: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +333,9 @@ class RunEnded(Event):
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
-        Progress, Snapshot, Evaluated, NeighbourLost, NeighbourBack, AgentReturned, TrainedAlone, Saved, Edge,
-        Finished, RunStarted, Note, Ready, Pulse, Measured, Validated, Checkpointed, Resumed, Tested, AgentLost,
-        Pieces, RunEnded,
+        Progress, Snapshot, Submitted, Evaluated, Judged, NeighbourLost, NeighbourBack, AgentReturned, TrainedAlone,
+        Saved, Edge, Finished, RunStarted, Note, Ready, Pulse, Measured, Validated, Checkpointed, Resumed, Tested,
+        AgentLost, Pieces, RunEnded,
     )
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from difnet.record.checkpoints import IDENTITY, identify
 from difnet.record.costs import Target, spent
 from difnet.record.disk import Disk
 from difnet.record.events import (
+    LAUNCH_MODEL,
     OWN_MODELS,
     AgentLost,
     AgentReturned,
@@ -25,6 +26,7 @@ from difnet.record.events import (
     Evaluated,
     Event,
     Finished,
+    Judged,
     Measured,
     NeighbourBack,
     NeighbourLost,
@@ -45,7 +47,8 @@ from difnet.record.formatting import bytes_text
 from difnet.record.models import Models
 from difnet.record.past import Past, identity_text, restored
 from difnet.record.summary import Facts, busiest, summarise
-from difnet.record.tally import ScoredModel, Tally, over_agents, over_tasks
+from difnet.record.tally import ScoredModel, Tally, of_all_owners, over_tasks
+from difnet.record.verdicts import over_agents
 from difnet.system.energy import Meters, together, unknown
 from difnet.topology import Topology
 
@@ -114,7 +117,7 @@ class Recorder:
             self._keep(k, "metrics.jsonl", json_line(event.to_dict()))
         g.resumed_at = first
         self.models.recall()
-        for stale in ("run.json", "test.csv", "test-agents.csv"):
+        for stale in ("run.json", "test.csv", "test-agents.csv", "test-owners.csv"):
             (self.folder / stale).unlink(missing_ok=True)
         self.disk.write("config.toml", self.config.to_toml())
         self.emit(event)
@@ -159,7 +162,7 @@ class Recorder:
         """
         f = self.facts = self.models.facts = Facts(**prepared, ready_s=time.monotonic() - self.began)
         self._preparation_joules = self.meters.begin()  # compiling kernels, reading data: told apart
-        self.tally.server = f.server
+        self.tally.server, self.tally.verdicts.judges = f.server, f.judges.get("validation", ())
         self.tally.goes_on(self._told_before, f.carriers)
         if f.server is not None:
             self.topology = self.topology.served()
@@ -189,6 +192,10 @@ class Recorder:
             if isinstance(event, Evaluated):
                 self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
             self._measured(g.measured(event, tensors[0], self.seconds()))
+        elif isinstance(event, Judged):
+            self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
+            g.verdicts.hear(event)
+            self._measured(g.judged())
         elif isinstance(event, NeighbourLost):
             g.left(event)
             self.emit(event)
@@ -256,11 +263,15 @@ class Recorder:
     def score(self, scored: Sequence[ScoredModel]) -> None:
         """Record what the test tasks say, task by task in test.csv, and together.
 
-        Args: the figures of `models_to_test`; those of agents' own models are told agent by agent, in test-agents.csv.
+        Args: the figures of `models_to_test`; those of agents' own models are told agent by agent, in test-agents.csv;
+            those of owners with data of their own also owner by owner, in test-owners.csv.
         """
+        if any(one.owner is not None for one in scored):
+            self._write_owners([one for one in scored if one.model == LAUNCH_MODEL])
+            scored = of_all_owners(scored)
         own = {int(one.model): one for one in scored if one.model.isdecimal()}
         scored = [one for one in scored if not one.model.isdecimal()]
-        for model, iteration, figures, samples in scored:
+        for model, iteration, figures, samples, _ in scored:
             steps = [str(n) for n in range(figures.shape[1])]
             by_steps = zip(steps, figures[:, :, 0].T, strict=True)
             losses = {n: finite_or_none(loss_scores(column)) for n, column in by_steps}
@@ -272,8 +283,15 @@ class Recorder:
             self._score_own(own)
         self._write_table("test.csv", ("model", "task", "samples", "steps", "loss", "accuracy"), (
             (model, task, int(samples[task]), n, *row, *[""] * (2 - len(row)))
-            for model, _, figures, samples in scored
+            for model, _, figures, samples, _ in scored
             for task, course in enumerate(figures.tolist()) for n, row in enumerate(course)
+        ))  # fmt: skip
+
+    def _write_owners(self, scored: Sequence[ScoredModel]) -> None:
+        """How the launch model did with each owner's own data: its mean loss, and its accuracy over all samples."""
+        self._write_table("test-owners.csv", ("agent", "samples", "steps", "loss", "accuracy"), (
+            (one.owner, int(one.samples.sum()), n, *row, *[""] * (2 - len(row)))
+            for one in scored for n, row in enumerate(over_tasks(one).tolist())
         ))  # fmt: skip
 
     def _score_own(self, scored: Mapping[int, ScoredModel]) -> None:
@@ -299,6 +317,9 @@ class Recorder:
         g = self.tally
         seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
+        if silent := ", ".join(map(str, g.verdicts.missing(g.lost))):
+            self.note(f"agents {silent} did not say how good the launch model is with their own data")
+        self._measured(g.judged(at_once=True))
         self._tell_what_was_dropped()
         self.models.finish()
         self._write_edges()
@@ -349,7 +370,7 @@ class Recorder:
 
     def _write_description(self) -> None:
         try:
-            for k in range(self.topology.agents):
+            for k in range(self.topology.agents + self.config.hold_out.count):
                 (self.folder / folder_of(k)).mkdir(parents=True)
             self.disk.put("config.toml", self.config.to_toml())
             self.disk.put("topology.json", json.dumps(self.topology.to_dict()))

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from difnet.config import RunConfig
 from difnet.maths.channel import charge
 from difnet.record.events import Tested
-from difnet.record.tally import Tally, over_agents
+from difnet.record.tally import Tally
+from difnet.record.verdicts import over_agents
 from difnet.topology import Topology
 
 SCHEMA = 2
@@ -26,6 +27,7 @@ class Facts(NamedTuple):
     carriers: list[Any]  # the agents that keep something of their own from one iteration to the next
     transductive: bool  # a prediction depends on the other samples of its batch
     manifest: dict[str, Any] | None  # who has what data; None where the task family has no data of its own
+    judges: dict[str, Any]  # "validation" and "test": the agents that test with data of their own; {}: nobody has any
     environment: dict[str, Any]
     ready_s: float = 0.0
 

@@ -22,11 +22,12 @@ from difnet.record.events import (
     Pulse,
     Saved,
     Snapshot,
-    Statistics,
+    Submitted,
     TrainedAlone,
     Validated,
 )  # fmt: skip
 from difnet.record.pieces import pieces
+from difnet.record.verdicts import Measurement, Verdicts, validated
 
 LATELY_S = 3.0  # the span over which rounds per second are taken
 MOST_TOLD = 8  # edges in one sentence
@@ -89,6 +90,7 @@ class Tally:
     newest: dict[int, ModelAt] = field(default_factory=dict)  # holder -> the model that it told of last
     best: ModelAt | None = None  # that of the validation with the best figures after the most inner steps
     validations: list[Validated] = field(default_factory=list)
+    verdicts: Verdicts = field(default_factory=Verdicts)  # where others test than who learns
     _figures: dict[str, float] = field(default_factory=dict)  # sums over adapt steps of what algorithms report
     _pending: dict[int, dict[int, tuple[Snapshot, np.ndarray]]] = field(default_factory=dict)
     _lately: list[tuple[float, int]] = field(default_factory=list)
@@ -208,33 +210,41 @@ class Tally:
         """The measurements that wait for nobody any more, in order; none where nobody is left."""
         if not self.alive:
             return []
-        away = self.lost.keys() | self._next.keys()
+        away = {k for k in self.lost.keys() | self._next.keys() if k < self.agents}
         least = self.agents - len(away) if self.server is None else 1 - len(away & {self.server})  # counts are quick
         complete = sorted(i for i, told in self._pending.items() if len(told) >= least and told.keys() >= {
             k for k in self.holders if self._next.get(k, 0) <= i})  # fmt: skip
-        done = [self._measure(i, self._pending.pop(i), seconds) for i in complete]
-        self.validations += [m for m in done if isinstance(m, Validated)]
+        for i in complete:
+            self.verdicts.wait(self._measure(i, self._pending.pop(i), seconds))
+        return self.judged()
+
+    def judged(self, at_once: bool = False) -> list[Measured]:
+        """The measurements, in order, whose validation waits for nobody any more; or all of them, `at_once`."""
+        done = []
+        for event, held, _ in self.verdicts.leave(self.lost, at_once):
+            if isinstance(event, Validated):
+                self.first = self.first or held._replace(own={})
+                if self.best is None or _merit(event) > max(map(_merit, self.validations), default=-float("inf")):
+                    self.best = held
+                self.validations.append(event)
+            done.append(event)
         return done
 
-    def _measure(self, iteration: int, told: dict[int, tuple[Snapshot, np.ndarray]], seconds: float) -> Measured:
+    def _measure(self, iteration: int, told: dict[int, tuple[Snapshot, np.ndarray]], seconds: float) -> Measurement:
         agents = sorted(told)
         W = np.stack([told[k][1] for k in agents])
         apart = distances(W)
         by_agent = {str(k): float(d) for k, d in zip(agents, apart, strict=True)}
         self.last = held = ModelAt(iteration, centroid(W).astype(W.dtype), dict(zip(agents, W, strict=True)))
-        tests = [test for k in agents if isinstance(test := told[k][0], Evaluated)]
+        measured = Measured(iteration, seconds, float(np.mean(apart)), by_agent)
+        due = [snapshot for k in agents if isinstance(snapshot := told[k][0], Submitted)]
+        if len(due) < len(agents):
+            return Measurement(measured, held)
+        spent = {name: sum(getattr(s, name) for s in due) for name in ("payload_bytes", "steps", "uploads")}
+        tests = [snapshot for snapshot in due if isinstance(snapshot, Evaluated)]
         if len(tests) < len(agents):
-            return Measured(iteration, seconds, float(np.mean(apart)), by_agent)
-        validated = Validated(
-            iteration, seconds, float(np.mean(apart)), by_agent, over_agents([t.before for t in tests]),
-            {steps: over_agents([t.after[steps] for t in tests]) for steps in tests[0].after},
-            {steps: over_agents([t.accuracy[steps] for t in tests], worst=min) for steps in tests[0].accuracy},
-            {name: sum(getattr(t, name) for t in tests) for name in ("payload_bytes", "steps", "uploads")},
-        )  # fmt: skip
-        self.first = self.first or held._replace(own={})
-        if self.best is None or _merit(validated) > max(map(_merit, self.validations), default=-float("inf")):
-            self.best = held
-        return validated
+            return Measurement(measured, held, spent)
+        return Measurement(validated(measured, tests, spent), held)
 
     def pulse(self, seconds: float) -> Pulse:
         """How the network is doing right now."""
@@ -280,15 +290,6 @@ def _merit(validated: Validated) -> float:
     return -float("inf") if mean is None else sign * mean  # None: read from a record, which has no number for infinite
 
 
-def over_agents(figures: Sequence[float], worst: Callable[[Sequence[float]], float] = max) -> Statistics:
-    """The mean, median and worst of one figure over the agents.
-
-    >>> over_agents([1.0, 2.0, 6.0])
-    {'mean': 3.0, 'median': 2.0, 'worst': 6.0}
-    """
-    return {"mean": statistics.fmean(figures), "median": statistics.median(figures), "worst": worst(figures)}
-
-
 class ScoredModel(NamedTuple):
     """A model's figures on each test task: after 0, 1, …, S inner steps."""
 
@@ -296,6 +297,17 @@ class ScoredModel(NamedTuple):
     iteration: int
     figures: np.ndarray  # (T, 1 + S, F): the loss, and the accuracy where there is one
     samples: np.ndarray  # (T,): query samples of each task
+    owner: int | None = None  # the agent whose own tasks they are; None: they are nobody's
+
+
+def of_all_owners(scored: Sequence[ScoredModel]) -> list[ScoredModel]:
+    """Each model's figures on the tasks of all owners, in the order of these."""
+    together = []
+    for model in dict.fromkeys(one.model for one in scored):
+        of_it = sorted((one for one in scored if one.model == model), key=lambda one: one.owner or 0)
+        figures, samples = np.concatenate([o.figures for o in of_it]), np.concatenate([o.samples for o in of_it])
+        together.append(ScoredModel(model, of_it[0].iteration, figures, samples))
+    return together
 
 
 def over_tasks(scored: ScoredModel) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from difnet.exchange.links import Counters
-from difnet.record.events import Evaluated, Progress
+from difnet.record.events import Evaluated, Judged, Progress, Submitted
 from difnet.workload.kernels import by_inner_steps
 
 
@@ -36,11 +36,16 @@ class Account(NamedTuple):
 
     def evaluated(self, agent: int, iteration: int, figures: Tensor, eval_steps: Sequence[int]) -> Evaluated:
         """The event of a test, `figures` as `Kernels.evaluate` returns them."""
-        losses, accuracies = by_inner_steps(figures, eval_steps)
-        before, sent, star = losses.pop("0"), self.counters, self.served
+        submitted, (before, after, accuracy) = self.submitted(agent, iteration), told(figures, eval_steps)
+        return Evaluated(agent, iteration, submitted.payload_bytes, submitted.steps, submitted.uploads, before, after,
+                         accuracy)  # fmt: skip
+
+    def submitted(self, agent: int, iteration: int) -> Submitted:
+        """The event of a launch model that others are to test."""
+        sent, star = self.counters, self.served
         payload = sent.payload_bytes + (sent.heard_payload_bytes if star else 0)
         steps, uploads = (star.steps, star.messages) if star else (self.steps, sent.states)
-        return Evaluated(agent, iteration, before, losses, accuracies, payload, steps, uploads)
+        return Submitted(agent, iteration, payload, steps, uploads)
 
     def progress(
         self, agent: int, iteration: int, means: Mapping[str, float], usage: Usage, longest_wait_s: float = 0.0
@@ -58,3 +63,14 @@ class Account(NamedTuple):
             star.abandoned if star else 0, star.answered if star else 0, c.heard_payload_bytes, c.heard_wire_bytes,
             longest_wait_s,
         )  # fmt: skip
+
+
+def judged(agent: int, iteration: int, figures: Tensor, eval_steps: Sequence[int]) -> Judged:
+    """The event of a test of the network's launch model, `figures` as `Kernels.evaluate` returns them."""
+    return Judged(agent, iteration, *told(figures, eval_steps))
+
+
+def told(figures: Tensor, eval_steps: Sequence[int]) -> tuple[float, dict[str, float], dict[str, float]]:
+    """The loss before, the losses after each number of inner steps, and accuracies or nothing."""
+    losses, accuracies = by_inner_steps(figures, eval_steps)
+    return losses.pop("0"), losses, accuracies

@@ -21,15 +21,17 @@ from difnet.maths.robust import rule
 from difnet.record.checkpoints import Checkpoint, Manifest, Shelf, shelf_of
 from difnet.record.events import AgentReturned, NeighbourBack, NeighbourLost, TrainedAlone
 from difnet.runtime.among_equals import AmongEquals, mean_of
+from difnet.runtime.judge import Judge, run_held_out
 from difnet.runtime.reporter import Reporter, state_of
 from difnet.runtime.saving import Saving, kept
 from difnet.runtime.star import Call, Client, Hub
 from difnet.topology import Topology
 from difnet.workload import TaskStream, Workload
-from difnet.workload.building import build
+from difnet.workload.building import Own, build
 from difnet.workload.kernels import Kernels, compile_kernels, on_device
 from difnet.workload.local_training import train_alone
 
+JUDGE_S = 0.25  # how often a client that waits for its call looks whether it is to test a launch model
 CATCH_UP = 1000  # rounds that a neighbour is waited for, beyond those that a wide graph may lie between two in step
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Assignment:
     incarnations: Mapping[int, int] = field(default_factory=dict)  # agent -> its processes at hosts before this one
     spokesman: int = -1  # the agent of this host that says what is wrong with its disk
     shelves: Path = Path()  # where this machine keeps them
+    own: Own | None = None  # what is here of data that stays with its owners
 
     def shelf(self, k: int) -> Shelf | None:
         """Agent k's checkpoints, if it carries anything from one iteration to the next and the run keeps it."""
@@ -78,7 +81,7 @@ class Assignment:
         if self.device == "cpu":
             return self.workload
         return build(self.workload.config.model_copy(update={"device": self.device}), self.topology.agents,
-                     self.topology.hub, self.topology.owners)  # fmt: skip
+                     self.topology.hub, self.topology.owners, self.own)  # fmt: skip
 
     def settled(self) -> "Assignment":
         """For the process that computes it: with the steps of its device."""
@@ -97,6 +100,9 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     is_client = workload.hub is not None and k != workload.hub
     largest = workload.length * workload.dtype.itemsize
     with Control(assignment.registry, assignment.token, assignment.run, f"agent {k}", largest) as control:
+        if k >= workload.agents:
+            judge, timeout_s = Judge(k, workload, assignment.kernels, control), config.ready_timeout_s
+            return run_held_out(k, control, judge, incarnation, timeout_s, assignment.leave_s)
         identity = Identity(k, incarnation, assignment.run, **assignment.hashes, dtype=config.dtype,
                             length=workload.length)  # fmt: skip
 
@@ -193,7 +199,7 @@ def _answer_calls(me: Identity, assignment: Assignment, transport: Transport, re
         state = workload.first_state(k) if goes_on else _start(k, assignment, reporter)
     if first and not start:
         transport.tell(0, state.phi.numpy())
-    client = Client(_wait_for_calls(workload, transport), transport.tell, first, start)
+    client = Client(_wait_for_calls(k, workload, transport, reporter.judge), transport.tell, first, start)
     state = agent.run(
         assignment.kernels.adapt, begin, begin(state, client.w), TaskStream(workload, k),
         client.share, iterations=client.rounds(), local_steps=workload.config.local_steps, combine_first=False,
@@ -202,13 +208,14 @@ def _answer_calls(me: Identity, assignment: Assignment, transport: Transport, re
     reporter.iteration, reporter.state = client.iteration, state
 
 
-def _wait_for_calls(workload: Workload, transport: Transport) -> Callable[[int], Call]:
+def _wait_for_calls(k: int, workload: Workload, transport: Transport, judge: Judge) -> Callable[[int], Call]:
     """How a client waits for the first call after a round; for a hub that is away, too."""
-    hub = workload.hub
+    hub, judges = workload.hub, k in workload.judges.get("validation", ())
     assert hub is not None, "who answers calls has a hub"
 
     def wait(after: int) -> Call:
-        while hub not in (heard := transport.hear(after + 1)):
+        while hub not in (heard := transport.hear(after + 1, deadline_s=JUDGE_S if judges else None)):
+            judge.work()  # who is not called often has time for it
             if not transport.await_return(workload.config.return_s):
                 raise DifnetError(f"the hub, agent {hub}, is gone; nobody is left to answer")
         transport.offer(heard[hub])

@@ -42,7 +42,7 @@ from difnet.system.machine import environment, torch_settings
 from difnet.system.progress import as_lines, progress_to
 from difnet.topology import Topology
 from difnet.workload import Workload
-from difnet.workload.building import build, check_device
+from difnet.workload.building import Own, build, check_device
 from difnet.workload.kernels import compile_kernels, describe
 
 GRACE_S, BEAT_S, ANSWER_S = 3.0, 1.0, 30.0
@@ -60,6 +60,7 @@ class HostSettings:
     advertise: str | None = None  # a name or address by which others find this host; None: as the registry sees it
     run: str | None = None  # the run it was started for; None: whichever the registry serves
     patience_s: float = 60.0  # for a registry that is not there yet
+    data: Path | None = None  # its own data, where data stays with its owners
     bound_to: int | None = None  # the launcher's process, if that started it: then it ends with it, at once
 
     @property
@@ -205,7 +206,8 @@ def prepare(told: HostSettings) -> Assignment:
         control.run = run["run"]
         asked, topology = load(settings=run["config"]), Topology.from_dict(run["topology"])
         try:
-            workload = _load(asked, topology, note)
+            own = Own(told.data, told.agents) if told.data else None
+            workload = _load(asked, topology, note, own)
             kernels = compile_kernels(workload, note)
         except Asked:
             raise
@@ -220,7 +222,7 @@ def prepare(told: HostSettings) -> Assignment:
             device=asked.device, manifest=None if asked.checkpoint_every == 0 else manifest,
             incarnations={int(k): n for k, n in run["incarnations"].items()},
             spokesman=next((k for k in told.agents if workload.carries(k)), -1),
-            shelves=shelves_folder(run["id"], run["folder"]),
+            shelves=shelves_folder(run["id"], run["folder"]), own=own,
         )  # fmt: skip
         if is_id(assignment.shelves.name):
             sweep(assignment.shelves, time.time())
@@ -244,12 +246,12 @@ def _usable(agents: Sequence[int], assignment: Assignment, note: Callable[[str],
     return found
 
 
-def _load(asked: RunConfig, topology: Topology, note: Callable[[str], None]) -> Workload:
+def _load(asked: RunConfig, topology: Topology, note: Callable[[str], None], own: Own | None) -> Workload:
     config = asked.model_copy(update={"device": "cpu"})  # another device would not survive the fork
     if asked.device != "cpu":
         check_device_aside(asked.device)
     with progress_to(as_lines(note)):
-        workload = build(config, topology.agents, topology.hub, topology.owners)
+        workload = build(config, topology.agents, topology.hub, topology.owners, own)
         check_target(workload)
     return workload
 
@@ -365,9 +367,10 @@ def say_scores(workload: Workload, control: Control, asked: dict[str, Any]) -> N
     except Asked:
         raise
     except (Exception, SystemExit) as error:
-        control.say("not scored", {"reason": str(explained(error, "the models could not be tested"))})
+        reason = str(explained(error, "the models could not be tested"))
+        control.say("not scored", {"reason": reason, "agent": None})
         return
-    for model, iteration, figures, samples in scored:
-        told = {"model": model, "iteration": iteration, "shape": figures.shape}
+    for model, iteration, figures, samples, owner in scored:
+        told = {"model": model, "iteration": iteration, "shape": figures.shape, "agent": owner}
         control.say("scored", told, (figures.reshape(-1), samples))
-    control.say("all scored", {})
+    control.say("all scored", {"agent": None})

@@ -5,6 +5,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from difnet import __version__, catalog
@@ -18,6 +19,7 @@ from difnet.record.events import Event
 from difnet.record.past import Past
 from difnet.record.recorder import Recorder
 from difnet.record.tally import ScoredModel
+from difnet.runtime.owners import Owners
 from difnet.runtime.pace import Pace
 from difnet.runtime.standstill import Standstill
 from difnet.system.holding import hold
@@ -31,18 +33,20 @@ STOP_S = 10.0  # how long agents that are asked to stop are waited for
 AWAY_S = 3.0  # a turn of the loop that takes longer: it is we who were stopped
 
 
-def launch(config: RunConfig, listen: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
+def launch(
+    config: RunConfig, listen: Callable[[Event], None] = lambda event: None, data: Path | None = None
+) -> dict[str, Any]:  # fmt: skip
     """Run a network of agent processes until it is done; returns its summary.
 
-    Args: `listen` hears every network-level event.
+    Args: `listen` hears every network-level event; `data`, the owners' files of the agents on this machine.
     Raises: DifnetError, if it cannot start.
     """
     with scarcity_named():
-        return _launch(config, of_run(config), listen)
+        return _launch(config, of_run(config), listen, data=data)
 
 
 def resume(
-    past: Past, listen: Callable[[Event], None] = lambda event: None, first: int | None = None
+    past: Past, listen: Callable[[Event], None] = lambda event: None, first: int | None = None, data: Path | None = None
 ) -> dict[str, Any]:
     """Have a run go on that had ended, or was killed; returns its summary.
 
@@ -50,17 +54,18 @@ def resume(
     Raises: DifnetError, if it cannot; its folder is then as it was.
     """
     with scarcity_named():
-        return _launch(past.config, past.topology, listen, past, first)
+        return _launch(past.config, past.topology, listen, past, first, data)
 
 
 def _launch(
     config: RunConfig, topology: Topology, listen: Callable[[Event], None], past: Past | None = None,
-    first: int | None = None,
+    first: int | None = None, data: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    place = catalog.load("places", config.place)(config, topology.agents)
+    place = catalog.load("places", config.place)(config, topology.agents + config.hold_out.count)
     raise_file_limit()
     token = os.environ.get("DIFNET_TOKEN") or secrets.token_hex(16)
     neighbours = {k: sorted({*topology.hears(k), *topology.tells(k)}) for k in range(topology.agents)}
+    neighbours |= {topology.agents + n: [] for n in range(config.hold_out.count)}
     with stop_signals() as stop, place as hosts, Registry(hosts.meeting, token, neighbours) as registry:
         recorder = Recorder(config, topology, "launch", listen, past)  # its folder is made when a run can begin
         registry.run = {
@@ -70,14 +75,14 @@ def _launch(
         }  # fmt: skip
         with hold(recorder.folder, recorder.note):
             recorder.start()
-            for line in hosts.start(Contract(recorder.folder.name, registry.endpoint, token)).splitlines():
+            for line in hosts.start(Contract(recorder.folder.name, registry.endpoint, token, data)).splitlines():
                 recorder.note(line, secret=token)
             return Launch(config, recorder, registry, hosts, stop, first).until_done()
 
 
 def plan(config: RunConfig) -> str:
     """What `launch` would start, in the words of the place; nothing is begun, and no folder is made."""
-    place: Place = catalog.load("places", config.place)(config, of_run(config).agents)
+    place: Place = catalog.load("places", config.place)(config, of_run(config).agents + config.hold_out.count)
     return place.plan()
 
 
@@ -91,6 +96,7 @@ class Launch:
         self._first = first  # the iteration after which a run that goes on is to begin, if somebody said so
         self._pace: Pace | None = None  # of checkpoints, from the start on, where time decides
         self.config, self.recorder, self.registry, self.hosts, self._stop = config, recorder, registry, hosts, stop
+        self._agents = recorder.topology.agents + config.hold_out.count
         self._exited: set[int] = set()
         self._prepared: dict[str, dict[str, Any]] = {}  # by host
         self._failure: DifnetError | None = None
@@ -105,13 +111,14 @@ class Launch:
         self._turned_at = time.monotonic()
         self._patient_until: float | None = None  # with those that were asked to stop
         self._standstill: Standstill | None = None  # from the start on
+        self._owners = Owners(recorder, registry, config.step_timeout_s)
 
     def until_done(self) -> dict[str, Any]:
         """Serve the network until every agent has ended; returns the summary."""
         leaving_since, next_pulse = None, 0.0
         if self.recorder.has_begun:
             self.registry.begin(0)
-        while len(self._exited) < self.recorder.topology.agents:
+        while len(self._exited) < self._agents:
             for kind, body, tensors in self.registry.listen(0.1):
                 if kind != "beat":  # which says that a host is there, and not that anything goes on
                     self._heard_at = time.monotonic()
@@ -121,6 +128,7 @@ class Launch:
             self._say_what_was_refused()
             now = time.monotonic()
             self._forgive(now)
+            self._owners.turn(self._exited)
             self._lose_silent_hosts(now)
             if self._stop and self._has_stopped(now):
                 break
@@ -146,6 +154,7 @@ class Launch:
             self._patient_until = now + STOP_S
             self.recorder.note("stopping: agents end after the same iteration; again to kill")
             self.registry.stop()
+            self._owners.let_go()
         if len(self._stop) > 1 or not self.registry.started:
             return True
         if now > self._patient_until:
@@ -186,6 +195,8 @@ class Launch:
         elif kind == "prepared":
             self._prepared[body["host"]] = body
             self._agree()
+        elif kind in ("scored", "all scored", "not scored") and body["agent"] is not None:
+            self._owners.heard(kind, body, tensors)
         elif kind == "scored":
             figures, samples = tensors
             figures = figures.reshape(body["shape"])
@@ -222,7 +233,7 @@ class Launch:
             self._failure = self._failure or AgentLost(f"agent {agent} ended before the start ({status}){last}")
             return
         finished = self.recorder.tally.finished.get(agent)
-        if finished is None or finished.state == "failed":
+        if (finished is None or finished.state == "failed") and not self._owners.has_let_go(agent):
             self.recorder.lose([agent], status, log_tail)
             if self.config.on_failure == "stop":
                 self._ended_by = self._ended_by or f"agent {agent} was lost ({status}), and on_failure is stop"
@@ -231,7 +242,7 @@ class Launch:
         """A run that goes on: after which iteration, once it is known of everybody what checkpoints there are."""
         told = [*self._prepared.values()]
         past, recorder = self.recorder.past, self.recorder
-        if past is None or recorder.has_begun or sum(len(each["agents"]) for each in told) < recorder.topology.agents:
+        if past is None or recorder.has_begun or sum(len(each["agents"]) for each in told) < self._agents:
             return
         found = {int(k): iterations for each in told for k, iterations in each["checkpoints"].items()}
         try:
@@ -256,11 +267,12 @@ class Launch:
         registry, recorder = self.registry, self.recorder
         if registry.started and recorder.ready_s is None:
             recorder.ready(facts(self._prepared))
+            self._owners.begin()
         elif not registry.started and time.monotonic() - self._said_at > SAY_S:
             self._said_at = time.monotonic()
             wanted = self.config.hosts_expected
             hosts = f"{len(registry.hosts)}/{wanted} hosts, " if wanted else ""
-            here = f"{hosts}{registry.registered}/{recorder.topology.agents} agents here, {registry.joined} connected"
+            here = f"{hosts}{registry.registered}/{self._agents} agents here, {registry.joined} connected"
             if here != self._said and (registry.hosts if wanted else registry.registered):
                 self._said, self._heard_at = here, self._said_at
                 recorder.note(here)
@@ -342,8 +354,9 @@ class Launch:
     def _end(self) -> dict[str, Any]:
         if not (self._stop or self._failure):
             self._lose_the_missing()
-        if not (self._stop or self._failure or self._reason):
+        if not (self._stop or self._failure or self._reason or self._owners.are_there):
             self._test()
+        self._untested = self._untested or self._owners.untested
         self.registry.end()
         self.hosts.stop(at_once=bool(self._stop) and self.registry.started)
         self._say_what_was_refused(over=True)

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from difnet.agent import aligned
 from difnet.algorithms import Info, State
-from difnet.errors import DifnetError
 from difnet.exchange.control import Control
 from difnet.exchange.transport import Transport
 from difnet.maths.robust import TIMES, outsized
 from difnet.record.checkpoints import Checkpoint
 from difnet.record.events import Edge, Event, Finished, Snapshot
 from difnet.runtime.account import Account, Served, Usage
+from difnet.runtime.judge import Judge, stay
 from difnet.runtime.saving import Saving
 from difnet.runtime.star import Hub
 from difnet.system.machine import cpu_seconds, memory_peak, memory_pss
 from difnet.workload import Workload
 from difnet.workload.kernels import Kernels
 
-PROGRESS_S, MEMORY_S, AGREEMENT_S, LEAVE_S = 0.5, 5.0, 10.0, 10.0
+PROGRESS_S, MEMORY_S, AGREEMENT_S = 0.5, 5.0, 10.0
 
 
 def state_of(saved: Checkpoint) -> State:
@@ -53,6 +53,7 @@ class Reporter:
         self._reported_at = self._weighed_at = 0.0
         self._cpu_before_s = 0.0  # of processes that were this agent before the run was resumed
         self._named: set[int] = set()  # neighbours whose states were told to be too long
+        self.judge = Judge(k, workload, kernels, control)  # of what others have learnt
         self.hub: Hub | None = None  # if this agent is the one that serves
         self.steps = 0
         self.iteration, self.state = 0, workload.first_state(k)
@@ -90,6 +91,7 @@ class Reporter:
             self._figures[name] = self._figures.get(name, 0.0) + float(figure)
         if time.monotonic() - self._reported_at > PROGRESS_S:
             self.progress()
+        self.judge.work()
         return True
 
     def watch(self, iteration: int, phi: np.ndarray, heard: Mapping[int, np.ndarray]) -> None:
@@ -106,10 +108,14 @@ class Reporter:
                     f"{then if rule == 'mean' else f'combine {rule!r} bounds what it does'}")})  # fmt: skip
 
     def evaluate(self, iteration: int, state: State) -> None:
-        """Test the launch model on the network's validation tasks, and send both the figures and the model."""
+        """Test the launch model on the validation tasks, and send both the figures and the model; or the model alone,
+        where others have the tasks."""
         self.iteration, self.state = iteration, state
-        figures = self._kernels.evaluate(state.w)
-        self.say(self._account().evaluated(self._k, iteration, figures, self._workload.config.eval_steps), state.w)
+        if self._workload.tests_itself(self._k):
+            figures = self._kernels.evaluate(state.w, self.judge.tasks)
+            self.say(self._account().evaluated(self._k, iteration, figures, self._workload.config.eval_steps), state.w)
+        else:
+            self.say(self._account().submitted(self._k, iteration), state.w)
 
     def _account(self) -> Account:
         hub, local_steps = self.hub, self._workload.config.local_steps
@@ -159,17 +165,10 @@ class Reporter:
         for l, sent in self._transport.sent.items():
             self.say(Edge(self._k, l, sent.payload_bytes, sent.wire_bytes, sent.messages, *used[l]))
         self.say(Finished(self._k, self.iteration, ended, reason), self.state.w, *self.state.slots)
-        deadline, said = time.monotonic() + self._patience_s, False
-        while time.monotonic() < deadline:
-            self._control.say("leave", {})
-            try:
-                self._control.expect("left", min(LEAVE_S, self._patience_s))
-                return
-            except DifnetError as error:
-                if not said:
-                    print(f"agent {self._k}: {error}; it keeps its last state until that is taken", flush=True)
-                said = True
-        print(f"agent {self._k}: nobody took its last state for {self._patience_s:.0f} s; it may be lost", flush=True)
+        self.judge.work()
+        if not stay(self._k, self._control, self.judge, self._patience_s):
+            print(f"agent {self._k}: nobody took its last state for {self._patience_s:.0f} s; it may be lost",
+                  flush=True)  # fmt: skip
 
     def read_control(self) -> None:
         """Answer the registry: a stop is agreed on, so that all agents end after the same iteration."""
@@ -188,6 +187,8 @@ class Reporter:
                 self._transport.moved(int(body["agent"]), str(body["endpoint"]))
             elif kind == "gone":
                 self._transport.gone(int(body["agent"]))
+            else:
+                self.judge.asked(kind, body)
 
     def _await_agreement(self) -> None:
         """Between two iterations, after a stop: until the registry says which iteration is everybody's last."""

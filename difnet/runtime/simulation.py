@@ -10,6 +10,7 @@ Two engines compute `adapt`; both share everything else, and `mixing.mix_all` gi
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,12 @@ from difnet.config import RunConfig
 from difnet.errors import Diverged
 from difnet.exchange.links import Counters
 from difnet.maths.federation import weighted_mean
+from difnet.meta import Tasks
 from difnet.record.events import Edge, Event, Finished, Note, Snapshot, TrainedAlone
 from difnet.record.recorder import Recorder
-from difnet.runtime.account import Account, Served, Usage
+from difnet.runtime.account import Account, Served, Usage, judged
 from difnet.runtime.stacked import Adapt, batched, exact, mixing_of, row_of, rows_of, stack_states, with_rows
-from difnet.runtime.testing import check_target, score_models
+from difnet.runtime.testing import check_target, score_for_all
 from difnet.system.holding import hold
 from difnet.system.lifetime import stop_signals
 from difnet.system.machine import cores, cpu_seconds, environment, memory_peak, memory_pss, torch_settings
@@ -35,27 +37,29 @@ from difnet.system.progress import as_lines, progress_to
 from difnet.topology import Topology
 from difnet.topology.networks import of_run
 from difnet.workload import Workload
-from difnet.workload.building import build
+from difnet.workload.building import Own, build
 from difnet.workload.kernels import Kernels, compile_kernels, describe
 from difnet.workload.local_training import train_alone
 
 PROGRESS_S = 1.0
 
 
-def simulate(config: RunConfig, listen: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
+def simulate(
+    config: RunConfig, listen: Callable[[Event], None] = lambda event: None, data: Path | None = None
+) -> dict[str, Any]:  # fmt: skip
     """Run a whole network in this process; returns its summary.
 
-    Args: `listen` hears every network-level event.
+    Args: `listen` hears every network-level event; `data`, the files of all owners, where data stays with these.
     Raises: ConfigError, if something does not fit.
     """
     with torch_settings(cores() if config.simulator == "batched" else 1):
-        return _simulate(config, listen)
+        return _simulate(config, listen, data)
 
 
-def _simulate(config: RunConfig, listen: Callable[[Event], None]) -> dict[str, Any]:
+def _simulate(config: RunConfig, listen: Callable[[Event], None], data: Path | None) -> dict[str, Any]:
     topology = of_run(config)
     with progress_to(as_lines(lambda text: listen(Note(text, 0.0)))):
-        workload = build(config, topology.agents, topology.hub, topology.owners)
+        workload = build(config, topology.agents, topology.hub, topology.owners, Own(data) if data else None)
         check_target(workload)
         recorder = Recorder(config, topology, "simulate", listen)
     with hold(recorder.folder, recorder.note):
@@ -78,7 +82,7 @@ def _recorded(workload: Workload, topology: Topology, recorder: Recorder) -> dic
             return recorder.finish("failed", str(error))
     if ended == "done":
         with progress_to(as_lines(recorder.note)):
-            recorder.score(score_models(workload, recorder.models.to_test()))
+            recorder.score(score_for_all(workload, recorder.models.to_test()))
     return recorder.finish(ended, signal.Signals(stop[0]).name if ended == "stopped" else "")
 
 
@@ -102,6 +106,7 @@ class Simulation:
         self._abandoned = self._taken = 0  # rounds, and answers that were
         self._sums: dict[str, Tensor] = {}  # of what the algorithm reports, by agent, since it was told last
         self._summed = np.zeros(topology.agents, dtype=np.int64)  # over so many iterations
+        self._tasks: dict[int, Tasks | Sequence[Tasks]] = {}  # of a validation, by the owners whose they are
 
     def diffuse(self, adapt: Adapt) -> str:
         """Adapt, exchange, combine, for all agents at once. Returns "done" or "stopped"."""
@@ -205,9 +210,25 @@ class Simulation:
         return last or self.recorder.target_reached
 
     def _evaluate(self, k: int, i: int, w: Tensor) -> None:
-        w = w.clone()
-        figures = self.kernels.evaluate(w)
-        self.recorder.record(self._account(k).evaluated(k, i, figures, self.config.eval_steps), [w.cpu().numpy()])
+        w, account, recorder = w.clone(), self._account(k), self.recorder
+        if self.workload.tests_itself(k):
+            figures = self.kernels.evaluate(w, self._validation_tasks(k))
+            recorder.record(account.evaluated(k, i, figures, self.config.eval_steps), [w.cpu().numpy()])
+            return
+        recorder.record(account.submitted(k, i), [w.cpu().numpy()])
+        for due in recorder.tally.verdicts.unasked():
+            held = torch.from_numpy(due.held.w).to(self.config.device)
+            for judge in self.workload.judges["validation"]:
+                figures = self.kernels.evaluate(held, self._validation_tasks(judge))
+                recorder.record(judged(judge, due.held.iteration, figures, self.config.eval_steps))
+
+    def _validation_tasks(self, k: int) -> Tasks | Sequence[Tasks]:
+        """What agent k tests with; where nobody has data of its own, the same for all."""
+        if not self.workload.is_owned:
+            return self.kernels.validation
+        if k not in self._tasks:
+            self._tasks[k] = self.workload.validation_tasks(k)
+        return self._tasks[k]
 
     def _account(self, k: int) -> Account:
         """What an agent k would have done and sent as a process, but for what a wire adds."""

@@ -44,6 +44,19 @@ def score_models(
     return scored
 
 
+def score_for_all(workload: Workload, models: Mapping[str, ModelAt]) -> list[ScoredModel]:
+    """The figures of each model on every test task; where data stays with its owners, by each of those who test."""
+    if not workload.is_owned:
+        return score_models(workload, models)
+    return [one for k in workload.judges["test"] for one in score_with_own(workload, models, k)]
+
+
+def score_with_own(workload: Workload, models: Mapping[str, ModelAt], k: int) -> list[ScoredModel]:
+    """The figures of each model on the test tasks of agent k, from its own data."""
+    tasks = workload.test_tasks(k) if workload.config.test_tasks else []
+    return [scored._replace(owner=k) for scored in score_models(workload, models, tasks)]
+
+
 def check_target(workload: Workload) -> None:
     """Raises: ConfigError, if the run's target is a figure that no validation will tell."""
     config = workload.config

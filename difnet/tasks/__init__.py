@@ -6,8 +6,8 @@ files, and its own options.
 Imports: errors, data, meta, maths.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -61,3 +61,27 @@ class Federation(TaskFamily, Protocol):
         Tensors have no leading size: support (n, ...), query (m, ...), n and m differing from client to client.
         """
         ...
+
+
+class Owned(TaskFamily, Protocol):
+    """A family whose data stays with its owners: a process has that of the agents of its own host, and of nobody else.
+
+    Its factory takes, beside the common words, `data`, where this process's files lie; `here`, the agents whose they
+    are (None: all); and `keeps`, whether each owner keeps rows back to test launch models with.
+    """
+
+    owners: Mapping[int, Sequence[str]]  # agent, of those here -> the names of its clients
+    cautions: Sequence[str]  # what is told of the data here: counts and names, never a value of a row
+
+    def draw_kept(self, agent: int, part: str, count: int, rng: np.random.Generator) -> Tasks:
+        """Tasks whose query samples an agent keeps back for "validation" or "test"; support is of those to train on."""
+        ...
+
+    def example(self, count: int, rng: np.random.Generator) -> Tasks:
+        """Tasks of nobody's data, in the shapes of everybody's: models and kernels are tried with them."""
+        ...
+
+
+def is_owned(family: TaskFamily) -> TypeGuard[Owned]:
+    """Whether a family's data stays with its owners."""
+    return hasattr(family, "draw_kept")

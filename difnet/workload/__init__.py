@@ -5,9 +5,10 @@ Imports: errors, system, catalog, config, meta, maths, algorithms, launch_models
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from difnet.launch_models import LaunchModel, read
 from difnet.maths.flat import FlatModel, flatten
 from difnet.maths.seeding import NETWORK, Purpose, generator
 from difnet.meta import Batch, Tasks, in_turn
-from difnet.tasks import TaskFamily
+from difnet.tasks import Owned, TaskFamily, is_owned
 from difnet.workload.server_rounds import ServerRounds
 
 MOST_MEASURED = 2**16  # values of a model that is small enough to travel for every measurement
@@ -33,7 +34,7 @@ class Workload:
     """One run's algorithm, task family and model, before anything is traced or compiled."""
 
     config: RunConfig
-    agents: int
+    agents: int  # those of the topology; owners that are held out have the numbers after them
     hub: int | None  # the agent that serves, without tasks of its own; None: there is no server
     family: TaskFamily
     unseen: TaskFamily  # the same family, with the samples per task that validation and test tasks have
@@ -76,7 +77,8 @@ class Workload:
         return state._replace(w=begun, phi=begun)
 
     def fingerprint(self) -> str:
-        """A hash of what two agents must share to combine states: parameters in order, and what is done to them."""
+        """A hash of what two agents must share to combine states: parameters in order, and what is done to them, the
+        schema of owners' data among it."""
         c = self.config
         done = [self.model.signature(), c.dtype, c.mode, c.strategy, c.algorithm.model_dump(), c.task.model_dump()]
         return hashlib.sha256(json.dumps(done, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -102,18 +104,46 @@ class Workload:
         On a served star the hub does, and clients only where each takes part in every round; others begin each round
         from what the hub calls them with.
         """
-        return self.hub is None or k == self.hub or self.algorithm.everyone
+        return k < self.agents and (self.hub is None or k == self.hub or self.algorithm.everyone)
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether data stays with its owners: this process then has that of the agents of its own host alone."""
+        return is_owned(self.family)
+
+    @cached_property
+    def judges(self) -> Mapping[str, Sequence[int]]:
+        """The agents that test launch models with data of their own, for "validation" and "test"; {}: all have the same
+        tasks, and whoever holds a launch model tests it.
+
+        Those that are held out for it; or, where nobody is, every owner, with what it keeps back.
+        """
+        if not self.is_owned:
+            return {}
+        held_out, K = self.config.hold_out, self.agents
+        if not held_out:
+            return {"validation": self.clients, "test": self.clients}
+        first_tester = K + held_out.validation
+        return {"validation": range(K, first_tester), "test": range(first_tester, first_tester + held_out.test)}
+
+    def tests_itself(self, k: int) -> bool:
+        """Whether agent k, which holds a launch model, also tests it on the way; else others are asked to."""
+        return not self.is_owned or (not self.config.hold_out and k != self.hub)
 
     def client(self, k: int) -> int:
-        """Agent k's number among the agents with tasks, by which its tasks are drawn."""
+        """Agent k's number among the agents with tasks, by which its tasks are drawn; those held out have the last."""
+        if self.owners is not None and k >= self.agents:
+            return self.owners + k - self.agents
         return k - (self.hub is not None and k > self.hub)
 
     def owned_by(self, k: int) -> Sequence[int]:
         """By which numbers agent k's tasks are drawn: its own; where it is the only learner, everybody's."""
-        return [self.client(k)] if self.owners is None else range(self.owners)
+        return [self.client(k)] if self.owners is None or k >= self.agents else range(self.owners)
 
     def samples(self) -> dict[int, int]:
         """How many samples each client holds; where a family does not tell, every client counts alike."""
+        if self.is_owned:
+            return dict.fromkeys(self.clients, 1)  # how many they are is their owners' affair
         count = getattr(self.family, "samples", lambda client: 1)
         return {k: int(count(self.client(k))) for k in self.clients}
 
@@ -172,14 +202,17 @@ class Workload:
         draw = getattr(self.family, "draw_alike", self.family.draw) if alike else self.family.draw
         return self._placed(draw(client, count, rng))
 
-    def validation_tasks(self) -> Tasks | Sequence[Tasks]:
-        """The tasks that a launch model is tested on in training: `eval_tasks` held-out clients where there are any."""
-        usual = FEW_VALIDATED if self.model.each is in_turn else VALIDATED
-        return self._unseen("validation", self.config.eval_tasks or usual, Purpose.VALIDATE)
+    def validation_tasks(self, k: int | None = None) -> Tasks | Sequence[Tasks]:
+        """The tasks that a launch model is tested on in training: `eval_tasks` held-out clients where there are any.
 
-    def test_tasks(self) -> Tasks | Sequence[Tasks]:
-        """The tasks that are kept for the end: other tasks, other clients."""
-        return self._unseen("test", self.config.test_tasks, Purpose.TEST)
+        Args: `k`, whose they are, where data stays with its owners.
+        """
+        usual = FEW_VALIDATED if self.model.each is in_turn else VALIDATED
+        return self._unseen("validation", self.config.eval_tasks or usual, Purpose.VALIDATE, k)
+
+    def test_tasks(self, k: int | None = None) -> Tasks | Sequence[Tasks]:
+        """The tasks that are kept for the end: other tasks, other clients, or other rows of agent k."""
+        return self._unseen("test", self.config.test_tasks, Purpose.TEST, k)
 
     @property
     def engine(self) -> str:
@@ -201,13 +234,43 @@ class Workload:
         """Whether anything is kept for the end: clients held out, or `test_tasks` of the network's law."""
         return hasattr(self.unseen, "held_out") or self.config.test_tasks > 0
 
-    def _unseen(self, part: str, count: int, purpose: Purpose) -> Tasks | Sequence[Tasks]:
+    def _unseen(self, part: str, count: int, purpose: Purpose, k: int | None) -> Tasks | Sequence[Tasks]:
+        if self.is_owned:
+            return self._of_owner(part, count, purpose, k)
         if (held_out := getattr(self.unseen, "held_out", None)) is not None:
             most = count if part == "validation" else None
             return [self._placed(task) for task in held_out(part)[:most]]
         if (draw_unseen := getattr(self.unseen, "draw_unseen", None)) is not None:
             return self._placed(draw_unseen(part, count, generator(self.config.seed, purpose)))
         return self.draw(None, count, generator(self.config.seed, purpose))
+
+    def _of_owner(self, part: str, count: int, purpose: Purpose, k: int | None) -> Tasks:
+        """What agent k tests a launch model with; None: tasks of nobody's, of the same shapes."""
+        if k is None:
+            count *= 1 if self.config.hold_out else len(self.owned_by(self.clients[0]))
+            return self._placed(cast(Owned, self.unseen).example(count, generator(self.config.seed, purpose)))
+        drawn = []
+        for owner in self.owned_by(k):
+            rng = generator(self.config.seed, purpose, owner)
+            if self.config.hold_out:
+                drawn.append(self.unseen.draw(owner, count, rng))
+            else:
+                drawn.append(cast(Owned, self.unseen).draw_kept(owner, part, count, rng))
+        return self._placed(joined(drawn))
+
+    def example(self, count: int, rng: np.random.Generator) -> Tasks:
+        """Tasks by whose shapes models and kernels are tried: of the first agent; or nobody's, where data stays."""
+        if self.is_owned:
+            return self._placed(cast(Owned, self.family).example(count, rng))
+        return self.draw(self.owned_by(self.clients[0])[0], count, rng, self.algorithm.alike)
+
+    def first_tasks(self) -> Tasks:
+        """Tasks of one adapt step, as `TaskStream` gives them to the first agent; or nobody's, where data stays."""
+        k = self.clients[0]
+        if not self.is_owned:
+            return TaskStream(self, k)(0)
+        count = self.config.tasks * len(self.owned_by(k))
+        return self.example(count, generator(self.config.seed, Purpose.TRAIN))
 
     def _placed(self, drawn: Tasks) -> Tasks:
         (sx, sy), (qx, qy) = drawn
@@ -245,6 +308,15 @@ class TaskStream:
             drawn = self._workload.draw(owner, size * per_step, rng, self._alike)
             each.append([t.unflatten(0, (size, per_step)) for batch in drawn for t in batch])
         return each[0] if len(each) == 1 else [torch.cat(tensors, dim=1) for tensors in zip(*each, strict=True)]
+
+
+def joined(drawn: Sequence[Tasks]) -> Tasks:
+    """The tasks of several owners as one batch."""
+    if len(drawn) == 1:
+        return drawn[0]
+    each = [[t for batch in tasks for t in batch] for tasks in drawn]
+    sx, sy, qx, qy = (torch.cat(tensors) for tensors in zip(*each, strict=True))
+    return Tasks((sx, sy), (qx, qy))
 
 
 def steps_of(block: list[Tensor]) -> list[Tasks]:

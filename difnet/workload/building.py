@@ -1,7 +1,9 @@
 """How does a RunConfig become a workload? Plug-ins are found, fitted together and tried once, or refused."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from difnet.errors import ConfigError, EnvironmentLacks
 from difnet.maths.flat import FlatModel
 from difnet.maths.seeding import Purpose, generator
 from difnet.meta import Batch, Loss
-from difnet.tasks import TaskFamily
+from difnet.tasks import TaskFamily, is_owned
 from difnet.topology.networks import stars
 from difnet.workload import Workload
 
@@ -22,23 +24,44 @@ OFFLINE_TRAINER = "dsgd"
 ALGORITHM_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", "iterations")
 
 
-def build(config: RunConfig, agents: int, hub: int | None = None, owners: int | None = None) -> Workload:
+class Own(NamedTuple):
+    """What this process has of the data that stays with its owners."""
+
+    data: Path  # a folder or file of its own; no configuration names it
+    here: Sequence[int] | None = None  # the agents whose data that is; None: all
+
+    def numbered(self, agents: int, owners: int | None, server: int | None) -> "Own":
+        """The same, with the numbers by which tasks are drawn for those of the agents; see `Workload.client`."""
+        if self.here is None:
+            return self
+        here = [k for k in self.here if k != server]
+        if owners is None:
+            return self._replace(here=[k - (server is not None and k > server) for k in here])
+        everybody = range(owners) if 0 in here else []
+        return self._replace(here=[*everybody, *(owners + k - agents for k in here if k >= agents)])
+
+
+def build(
+    config: RunConfig, agents: int, hub: int | None = None, owners: int | None = None, own: Own | None = None
+) -> Workload:
     """The workload of a configuration.
 
     Args: `hub`, the centre of a star, which serves if the algorithm lets it; `owners`, whose tasks the one agent of
-        centralised learning has.
+        centralised learning has; `own`, the data here, for a task family whose data stays with its owners.
     Raises: ConfigError, if a plug-in is unknown, refuses its options or does not fit the others.
     """
     check_device(config.device)
     dtype = getattr(torch, config.dtype)
-    family = make_family(config, owners or agents - (hub is not None))
+    clients, numbered = _numbered(config, agents, owners, own, hub)
+    family = make_family(config, clients, numbered)
     choice = _choose_model(config, family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = catalog.model(choice.name, choice.options).to(config.device, dtype)
 
     def first_input() -> Tensor:
-        x = family.draw(0, 1, generator(config.seed, Purpose.TRAIN, 0)).support[0][0]
+        rng = generator(config.seed, Purpose.TRAIN, 0)
+        x = (family.example(1, rng) if is_owned(family) else family.draw(0, 1, rng)).support[0][0]
         return x.to(config.device, dtype if x.is_floating_point() else x.dtype)
 
     try:
@@ -53,21 +76,40 @@ def build(config: RunConfig, agents: int, hub: int | None = None, owners: int | 
     offline = make_algorithm(config, OFFLINE_TRAINER, {}, model, loss, outer_lr=config.offline_lr, optimizer="adam")
     server = _who_serves(config, algorithm, agents, hub)
     if hub is not None and server is None:
-        family = make_family(config, agents)  # the hub is an agent like the others, with tasks of its own
+        clients, numbered = _numbered(config, agents, owners, own, None)
+        family = make_family(config, clients, numbered)  # the hub is an agent like the others, with tasks of its own
     same = config.eval_shots is None and config.eval_queries is None
-    unseen = family if same else make_family(config, owners or agents - (server is not None), unseen=True)
+    unseen = family if same else make_family(config, clients, numbered, unseen=True)
     workload = Workload(config, agents, server, family, unseen, choice, model, algorithm, offline, dtype, 1, owners)
     workload.server_rounds.check()
     values = _check_family(workload)
     return replace(workload, block=max(1, min(MOST_BLOCK, BLOCK_VALUES // values)))
 
 
-def make_family(config: RunConfig, clients: int, unseen: bool = False) -> TaskFamily:
+def _numbered(
+    config: RunConfig, agents: int, owners: int | None, own: Own | None, server: int | None
+) -> tuple[int, Own | None]:
+    """How many have tasks, and what is here of them, where `server` has none."""
+    clients = (owners or agents - (server is not None)) + config.hold_out.count
+    return clients, own and own.numbered(agents, owners, server)
+
+
+def make_family(config: RunConfig, clients: int, own: Own | None = None, unseen: bool = False) -> TaskFamily:
+    """A run's task family.
+
+    Args: `clients`, how many have tasks; `own`, what is here of data that stays with its owners, with their numbers;
+        `unseen`, with the samples per task that validation and test tasks have.
+    Raises: ConfigError, if it refuses its options, or `own` is missing, or is for a family that has no use for it.
+    """
     shots, queries = config.shots, config.queries
     if unseen:
         shots, queries = config.eval_shots or shots, config.eval_queries or queries
     common = {"agents": clients, "shots": shots, "queries": queries}
-    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir})
+    data = {"data": own.data, "here": own.here, "keeps": not config.hold_out} if own else {}
+    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir, **data})
+    if own and "data" not in words:
+        raise ConfigError(f"task {config.task.name!r} has no use for --data, which names owners' own files; leave it "
+                          f"away, or try --task table")  # fmt: skip
     return catalog.make("tasks", config.task.name, config.task.options, **common, **words)
 
 
@@ -133,8 +175,8 @@ def _check_family(workload: Workload) -> int:
     name = config.task.name
     try:
         k = workload.clients[0]
-        owner = workload.owned_by(k)[0]
-        tasks = workload.draw(owner, config.tasks, generator(config.seed, Purpose.TRAIN, 0), workload.algorithm.alike)
+        rng = generator(config.seed, Purpose.TRAIN, 0)
+        tasks = workload.example(config.tasks, rng)
         sizes = {t.shape[0] for batch in tasks for t in batch}
         if sizes != {config.tasks}:
             raise ConfigError(f"task {name!r}: draw(count={config.tasks}) returned leading sizes {sorted(sizes)}")

@@ -10,17 +10,19 @@ from torch import Tensor
 from difnet.algorithms import Algorithm, Info, State
 from difnet.maths.evaluate import evaluate, query_samples
 from difnet.meta import Tasks
-from difnet.workload import TaskStream, Workload, engine
+from difnet.workload import Workload, engine
 
 Adapt = Callable[[State, Tasks], tuple[State, Info]]
+Evaluate = Callable[[Tensor, Tasks | Sequence[Tasks]], Tensor]  # (w, tasks) -> figures, (1 + numbers of inner steps, F)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The compiled (or traced, or eager) functions of a run, for one agent."""
+    """The compiled (or traced, or eager) functions of a run, for any agent."""
 
     adapt: Adapt
-    evaluate: Callable[[Tensor], Tensor]  # w -> figures on the validation tasks, (1 + numbers of inner steps, F)
+    evaluate: Evaluate
+    validation: Tasks | Sequence[Tasks]  # what a launch model is tested on in training, where all have the same tasks
     train_alone: Adapt | None  # a step of offline training
     engine: str
     flops: int | None  # of one adapt
@@ -49,10 +51,10 @@ def compile_kernels(workload: Workload, say: engine.Say) -> Kernels:
         )  # fmt: skip
     kernels = engine.prepare(functions, workload.engine, say)
 
-    def evaluation(w: Tensor) -> Tensor:
-        if isinstance(validation, Tasks):
-            return kernels["the evaluation"].run([w, *validation.support, *validation.query])[0]
-        return scores(w, validation)
+    def evaluation(w: Tensor, tasks: Tasks | Sequence[Tasks]) -> Tensor:
+        if isinstance(tasks, Tasks):
+            return kernels["the evaluation"].run([w, *tasks.support, *tasks.query])[0]
+        return scores(w, tasks)
 
     def step(name: str) -> Adapt:
         run, names = kernels[name].run, flat[name][2]
@@ -66,7 +68,7 @@ def compile_kernels(workload: Workload, say: engine.Say) -> Kernels:
     train_alone = step("the offline step") if workload.offline_steps else None
     kernel, (_, example) = kernels["the adapt step"], functions["the adapt step"]
     flops = engine.count_flops(kernel.operations, example)
-    return Kernels(adapt, evaluation, train_alone, kernel.engine, flops)
+    return Kernels(adapt, evaluation, validation, train_alone, kernel.engine, flops)
 
 
 def on_device(kernels: Kernels, device: str) -> Kernels:
@@ -82,9 +84,13 @@ def on_device(kernels: Kernels, device: str) -> Kernels:
 
         return there_and_back
 
+    def evaluate(w: Tensor, tasks: Tasks | Sequence[Tasks]) -> Tensor:
+        each = [tasks] if isinstance(tasks, Tasks) else tasks
+        there = [Tasks(*((x.to(device), y.to(device)) for x, y in task)) for task in each]
+        return kernels.evaluate(w.to(device), there[0] if isinstance(tasks, Tasks) else there).cpu()
+
     train_alone = away(kernels.train_alone) if kernels.train_alone else None
-    return replace(kernels, adapt=away(kernels.adapt), evaluate=lambda w: kernels.evaluate(w.to(device)).cpu(),
-                   train_alone=train_alone)  # fmt: skip
+    return replace(kernels, adapt=away(kernels.adapt), evaluate=evaluate, train_alone=train_alone)
 
 
 def describe(workload: Workload, kernels: Kernels) -> dict[str, Any]:
@@ -95,6 +101,7 @@ def describe(workload: Workload, kernels: Kernels) -> dict[str, Any]:
         "server": workload.hub, "model": workload.choice.model_dump(), "pieces": workload.model.signature(),
         "carriers": [k for k in range(workload.agents) if workload.carries(k)],
         "transductive": workload.model.is_transductive, "manifest": manifest() if manifest else None,
+        "judges": {part: [*agents] for part, agents in workload.judges.items()},
     }  # fmt: skip
 
 
@@ -103,8 +110,7 @@ def flat_adapt(workload: Workload, algorithm: Algorithm) -> tuple[engine.Functio
 
     Returns: the function, an example of its inputs, and the names of the info's figures.
     """
-    k = workload.clients[0]
-    state, tasks = algorithm.init(workload.first_launch_model(k)), TaskStream(workload, k)(0)
+    state, tasks = algorithm.init(workload.first_launch_model(workload.clients[0])), workload.first_tasks()
     names = [*algorithm.adapt(state, tasks)[1]]
 
     def adapt(inputs: list[Tensor]) -> list[Tensor]:

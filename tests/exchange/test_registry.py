@@ -40,7 +40,7 @@ RUN = {"run": "sines", "version": __version__, "config": CONFIG.model_dump(exclu
        "resumes": False}  # fmt: skip
 W, FACTS = np.ones(M, "f4"), {
     "engine": "eager", "flops": None, "parameters": M, "length": M, "server": None, "model": {"name": "logistic"},
-    "pieces": [["w", [M]]], "carriers": [0, 1], "transductive": False, "manifest": None}  # fmt: skip
+    "pieces": [["w", [M]]], "carriers": [0, 1], "transductive": False, "manifest": None, "judges": {}}  # fmt: skip
 ENERGY = {"joules": None, "source": "nothing", "quality": "unknown"}
 SCORED = (np.ones(2 * 3 * 1, "f8"), np.ones(2, "f4"))
 
@@ -53,7 +53,7 @@ HONEST: dict[str, tuple[dict[str, Any], tuple[np.ndarray, ...]]] = {  # what age
     "joined": ({"agent": 0}, ()),
     "Progress": (events.Progress(0, 3, 0.5, 1.5, None, 3, {"gap": 0.1}, 2**20, 12, 40, 3, 3, 0, 0).to_dict(), ()),
     "Snapshot": (events.Snapshot(0, 4).to_dict(), (W,)),
-    "Evaluated": (events.Evaluated(0, 5, 1.0, {"1": 0.5, "2": 0.4}, {}, 12, 5, 5).to_dict(), (W,)),
+    "Evaluated": (events.Evaluated(0, 5, 12, 5, 5, 1.0, {"1": 0.5, "2": 0.4}, {}).to_dict(), (W,)),
     "NeighbourLost": (events.NeighbourLost(0, 1, 4, -1, "silent").to_dict(), ()),
     "NeighbourBack": (events.NeighbourBack(0, 1, 4, 6, 2).to_dict(), ()),
     "AgentReturned": (events.AgentReturned(0, 0, 6, 2, "its own model").to_dict(), ()),
@@ -66,9 +66,11 @@ HONEST: dict[str, tuple[dict[str, Any], tuple[np.ndarray, ...]]] = {  # what age
     "leave": ({}, ()),
     "beat": ({"name": "here", "machine": "elsewhere", "energy": ENERGY}, ()),
     "log": ({"agent": 0, "text": "hello\n"}, ()),
-    "scored": ({"model": "launch model", "iteration": 10, "shape": [2, 3, 1]}, SCORED),
-    "all scored": ({}, ()),
-    "not scored": ({"reason": "it crashed"}, ()),
+    "Submitted": (events.Submitted(0, 5, 12, 5, 5).to_dict(), (W,)),
+    "Judged": (events.Judged(0, 5, 1.0, {"1": 0.5, "2": 0.4}, {}).to_dict(), ()),
+    "scored": ({"agent": None, "model": "launch model", "iteration": 10, "shape": [2, 3, 1]}, SCORED),
+    "all scored": ({"agent": None}, ()),
+    "not scored": ({"agent": None, "reason": "it crashed"}, ()),
     "exited": ({"agent": 0, "incarnation": 0, "status": "exit status 0", "log_tail": "", "returns": False}, ()),
     "failed": ({"reason": "no data", "exit_code": 3, "host": "here"}, ()),
 }  # fmt: skip
@@ -155,7 +157,7 @@ def agent(network: Network) -> Iterator[Talker]:
 def known() -> Known:
     """What a registry knows once it has heard `prepared`, and asked for a test."""
     known = Known.of({0: [1], 1: [0]}, RUN)
-    known.length, known.asked = M, {"launch model": 10}
+    known.length, known.asked = M, {(None, "launch model"), (0, "launch model")}
     return known
 
 

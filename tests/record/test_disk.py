@@ -54,7 +54,7 @@ def validate(recorder: Recorder, iteration: int, loss: float = 1.0) -> None:
     """All agents are tested after an iteration, which is the value of their models, too."""
     for k in range(6):
         w = np.full(2, iteration, dtype=np.float32)
-        recorder.record(Evaluated(k, iteration, 2.0, {"10": loss}, {}, payload_bytes=0, steps=0, uploads=0), [w])
+        recorder.record(Evaluated(k, iteration, 0, 0, 0, before=2.0, after={"10": loss}, accuracy={}), [w])
 
 
 def end(recorder: Recorder, iteration: int) -> dict:
@@ -177,7 +177,7 @@ def test_a_model_that_is_not_finite_leaves_the_one_before(tmp_path):
     recorder = begin(tmp_path, [])
     validate(recorder, 3)
     for k in range(6):
-        recorder.record(Evaluated(k, 4, 1.0, {"10": 1.0}, {}, payload_bytes=0, steps=0, uploads=0),
+        recorder.record(Evaluated(k, 4, 0, 0, 0, before=1.0, after={"10": 1.0}, accuracy={}),
                         [np.full(2, np.nan, dtype=np.float32)])  # fmt: skip
     recorder._save_again_at = 0.0
     recorder.pulse()

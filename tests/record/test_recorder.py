@@ -14,7 +14,8 @@ from difnet.system import energy
 from difnet.topology import networks
 
 PREPARED = {"engine": "eager", "parameters": 2, "length": 2, "flops": None, "server": None, "model": {"name": "mlp"},
-            "pieces": [], "carriers": [0, 1], "transductive": False, "manifest": None, "environment": {}}  # fmt: skip
+            "pieces": [], "carriers": [0, 1], "transductive": False, "manifest": None, "judges": {},
+            "environment": {}}  # fmt: skip
 
 
 def test_energy_counts_from_when_the_agents_are_ready_and_preparation_stands_apart(monkeypatch, tmp_path):

@@ -138,7 +138,7 @@ def simulated(network, W, adapt, *, iterations, local_steps=1, strategy="diffusi
     size = SimpleNamespace(size=W.shape[1])
     algorithm = SimpleNamespace(combine=lambda state, mixed: state._replace(w=mixed))
     workload = FromHere(c, network.agents, None, None, None, None, size, algorithm, None, W.dtype, 1, None, W.clone())
-    steps = SimpleNamespace(evaluate=lambda w: torch.zeros(2, 1), train_alone=None)
+    steps = SimpleNamespace(evaluate=lambda w, tasks: torch.zeros(2, 1), validation=None, train_alone=None)
 
     def all_agents(state, step, rows):
         phi = torch.stack([adapt(k, w, step) for k, w in enumerate(state.w)])

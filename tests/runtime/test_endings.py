@@ -27,7 +27,7 @@ from tests.conftest import agents_of, environment, events, until
 from tests.runtime.test_faults_of_a_star import BLOCK, HELD, WORDS
 
 FACTS = {"engine": "eager", "parameters": 2, "length": 2, "flops": None, "server": None, "model": {"name": "mlp"},
-         "pieces": [], "carriers": [0, 1], "transductive": False, "manifest": None}  # fmt: skip
+         "pieces": [], "carriers": [0, 1], "transductive": False, "manifest": None, "judges": {}}  # fmt: skip
 SMALL = ("--engine", "eager", "--tasks", "1", "--eval-tasks", "4", "--quiet")
 RING = ("launch", "--topology", "ring6", *SMALL)
 FOR_EVER = ("--iterations", "1000000", "--set", "test_tasks=0", "--eval-every", "1000000")
