@@ -6,6 +6,7 @@
 ('done', 20)
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -43,6 +44,9 @@ def load(run: str = "latest") -> "Run":
 
 def _run(runtime: Any, topology: str, words: dict[str, Any]) -> "Run":
     from difnet import config
+    from difnet.data.agreement import settled
     from difnet.record import finding
 
-    return finding.load(runtime(config.load(settings={"topology": topology, **words}))["folder"])
+    data = Path(words.pop("data")) if "data" in words else None
+    asked = settled(config.load(settings={"topology": topology, **words}), data)
+    return finding.load(runtime(asked, data=data)["folder"])

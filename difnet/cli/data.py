@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from difnet.cli.describe import describe
 from difnet.screen.terminal import print_table
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def command() -> None:
       difnet data list
       difnet data show --task sinusoid --agents 6
     """
+
+
+command.add_command(describe)
 
 
 @command.command("list")

@@ -44,7 +44,7 @@ def command(ready_made: str | None, **given: Any) -> int:
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
     dry = given.pop("dry_run")
     data = given.pop("data")
-    config = options.read(given, ready_made)
+    config = options.read(given, ready_made, data)
     from difnet.runtime.launcher import launch, plan
 
     if dry:

@@ -32,7 +32,11 @@ WORDS = [
     click.option("--eval-every", type=int, help="Iterations between two validations.  [200]"),
     click.option("--measure-every", type=int, help="Iterations between two consensus errors.  [eval-every / 10]"),
     click.option("--eval-tasks", type=int, help="Validation tasks.  [100; 20 for convolutions and LSTMs]"),
-    click.option("--target", metavar="FIGURE", help="Stop when reached: accuracy=0.74, loss=0.5, loss@1=0.5."),
+    click.option("--target", "targets", multiple=True, metavar="COLUMN|FIGURE",
+                 help="What a table's owners predict; or stop when reached: accuracy=0.74, loss@1=0.5."),
+    click.option("--schema", type=click.Path(path_type=Path), metavar="FILE",
+                 help="What owners' data means, as `difnet data describe` writes it.  [as the data here suggests]"),
+    click.option("--hold-out", metavar="PARTS", help="Owners beside the topology's that only test: validation=2,test=3."),
     click.option("--seed", type=int, help="Of everything random.  [0]"),
     click.option("--dtype", help="float32 or float64.  [float32]"),
     click.option("--device", help="cpu or cuda.  [cpu]"),
@@ -72,16 +76,24 @@ def shown(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def read(words: dict[str, Any], ready_made: str | None = None) -> Any:
+def read(words: dict[str, Any], ready_made: str | None = None, data: Path | None = None) -> Any:
     """The RunConfig that the words mean.
 
-    Raises: ConfigError, naming every wrong word at once.
+    Args: `data`, the owners' files here, from which follows what all owners agree about if nobody has said it.
+    Raises: ConfigError, naming every wrong word at once; DataError for files that cannot be read.
     """
     from difnet import catalog, config
+    from difnet.data.agreement import settled
     from difnet.errors import ConfigError, did_you_mean
 
-    path = words.pop("config")
+    path, schema = words.pop("config"), words.pop("schema")
     settings = dict(config.parse_setting(text) for text in words.pop("settings"))
+    for target in words.pop("targets"):
+        settings["target" if "=" in target else "task.target"] = target
+    if schema:
+        settings["task.schema"] = str(schema)
+    if hold_out := words.pop("hold_out"):
+        settings["hold_out"] = dict(config.parse_setting(part) for part in hold_out.split(","))
     if ready_made is not None:
         if path is not None:
             raise ConfigError(f"both a ready-made run ({ready_made}) and --config ({path}); give one of them")
@@ -90,4 +102,5 @@ def read(words: dict[str, Any], ready_made: str | None = None) -> Any:
             known = [entry.stem for entry in catalog.entries("launch")]
             raise ConfigError(f"no ready-made run called {ready_made!r}{did_you_mean(ready_made, known)} "
                               f"Known: {', '.join(known) or 'none'}. A topology is given as --topology.")  # fmt: skip
-    return config.load(path, settings, {name: value for name, value in words.items() if value is not None})
+    flags = {name: value for name, value in words.items() if value is not None}
+    return settled(config.load(path, settings, flags), data)

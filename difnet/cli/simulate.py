@@ -27,7 +27,7 @@ def command(ready_made: str | None, **given: Any) -> int:
     """
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}
     data = given.pop("data")
-    config = options.read(given, ready_made)
+    config = options.read(given, ready_made, data)
     from difnet.runtime.simulation import simulate
 
     return following.follow(partial(simulate, data=data), shown, config)

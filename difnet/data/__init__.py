@@ -3,7 +3,7 @@
 One file reads one data set: its `read` takes the folder in which the files lie, as their owners publish them, and
 returns a `Table`. What was parsed is kept beside the compiled kernels (`cache.kept`) and memory-mapped.
 
-Imports: errors, system.
+Imports: errors, system, config.
 """
 
 from collections.abc import Sequence

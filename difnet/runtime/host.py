@@ -206,7 +206,7 @@ def prepare(told: HostSettings) -> Assignment:
         control.run = run["run"]
         asked, topology = load(settings=run["config"]), Topology.from_dict(run["topology"])
         try:
-            own = Own(told.data, told.agents) if told.data else None
+            own = Own(told.data, told.agents)
             workload = _load(asked, topology, note, own)
             kernels = compile_kernels(workload, note)
         except Asked:

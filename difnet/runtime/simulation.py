@@ -59,7 +59,7 @@ def simulate(
 def _simulate(config: RunConfig, listen: Callable[[Event], None], data: Path | None) -> dict[str, Any]:
     topology = of_run(config)
     with progress_to(as_lines(lambda text: listen(Note(text, 0.0)))):
-        workload = build(config, topology.agents, topology.hub, topology.owners, Own(data) if data else None)
+        workload = build(config, topology.agents, topology.hub, topology.owners, Own(data))
         check_target(workload)
         recorder = Recorder(config, topology, "simulate", listen)
     with hold(recorder.folder, recorder.note):

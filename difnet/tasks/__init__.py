@@ -7,7 +7,7 @@ Imports: errors, data, meta, maths.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -64,17 +64,31 @@ class Federation(TaskFamily, Protocol):
 
 
 class Owned(TaskFamily, Protocol):
-    """A family whose data stays with its owners: a process has that of the agents of its own host, and of nobody else.
+    """A family whose data stays with its owners: a process has that of its own agents' clients, and of nobody else.
 
-    Its factory takes, beside the common words, `data`, where this process's files lie; `here`, the agents whose they
-    are (None: all); and `keeps`, whether each owner keeps rows back to test launch models with.
+    Its factory takes, beside (agents, shots, queries), the keywords
+    - `data`, the path or paths of this process's own data, which is no part of a run's configuration;
+    - `here`, the agents whose data that is (None: all of them);
+    - `keeps`, whether every client keeps rows back for validation and test; False where whole owners are held out;
+    - `schema`, as plain values, what the data means; None: it follows from the data.
+    All that is random about a client depends on its name and on `data_seed`, never on who else is here. `draw` of an
+    agent whose data is not here raises a ConfigError, and so does that of None: nobody has the data of all.
     """
 
-    owners: Mapping[int, Sequence[str]]  # agent, of those here -> the names of its clients
-    cautions: Sequence[str]  # what is told of the data here: counts and names, never a value of a row
+    here: Sequence[int]
+    owners: Mapping[int, Sequence[str]]  # agent -> its clients, for the agents here
+    cautions: Sequence[str]  # what is to be told with the results: by client, with counts and without values
+
+    def samples(self, agent: int) -> int:
+        """How many rows for training an agent's clients hold."""
+        ...
 
     def draw_kept(self, agent: int, part: str, count: int, rng: np.random.Generator) -> Tasks:
-        """Tasks whose query samples an agent keeps back for "validation" or "test"; support is of those to train on."""
+        """As `draw`, with query rows of those that the agent's clients keep back for "validation" or "test"."""
+        ...
+
+    def manifest(self) -> dict[str, Any]:
+        """Who of those here has how many rows of which part: names and counts alone."""
         ...
 
     def example(self, count: int, rng: np.random.Generator) -> Tasks:

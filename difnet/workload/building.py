@@ -1,5 +1,6 @@
 """How does a RunConfig become a workload? Plug-ins are found, fitted together and tried once, or refused."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ ALGORITHM_WORDS = ("inner_lr", "inner_steps", "order", "outer_lr", "optimizer", 
 class Own(NamedTuple):
     """What this process has of the data that stays with its owners."""
 
-    data: Path  # a folder or file of its own; no configuration names it
+    data: Path | None  # a folder or file of its own, which no configuration names; None: there is none
     here: Sequence[int] | None = None  # the agents whose data that is; None: all
 
     def numbered(self, agents: int, owners: int | None, server: int | None) -> "Own":
@@ -82,6 +83,8 @@ def build(
     unseen = family if same else make_family(config, clients, numbered, unseen=True)
     workload = Workload(config, agents, server, family, unseen, choice, model, algorithm, offline, dtype, 1, owners)
     workload.server_rounds.check()
+    for caution in family.cautions if is_owned(family) else ():
+        print(caution, file=sys.stderr, flush=True)  # on the owners' own screen, and nowhere else
     values = _check_family(workload)
     return replace(workload, block=max(1, min(MOST_BLOCK, BLOCK_VALUES // values)))
 
@@ -105,12 +108,25 @@ def make_family(config: RunConfig, clients: int, own: Own | None = None, unseen:
     if unseen:
         shots, queries = config.eval_shots or shots, config.eval_queries or queries
     common = {"agents": clients, "shots": shots, "queries": queries}
-    data = {"data": own.data, "here": own.here, "keeps": not config.hold_out} if own else {}
-    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir, **data})
-    if own and "data" not in words:
+    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir, "data": None})
+    if "data" in words:
+        words |= _own_words(config, own)
+    elif own and own.data:
         raise ConfigError(f"task {config.task.name!r} has no use for --data, which names owners' own files; leave it "
                           f"away, or try --task table")  # fmt: skip
+    elif config.hold_out:
+        raise ConfigError(f"hold_out is for owners with data of their own, and task {config.task.name!r} has its own "
+                          f"validation and test tasks; leave it away, or try --task table")  # fmt: skip
     return catalog.make("tasks", config.task.name, config.task.options, **common, **words)
+
+
+def _own_words(config: RunConfig, own: Own | None) -> dict[str, Any]:
+    """What a task family is told of the data here; nothing of it stands in a configuration."""
+    here = None if own is None else own.here
+    if own is None or (own.data is None and here != []):
+        raise ConfigError(f"task {config.task.name!r} learns from owners' own files, and none are named; say --data "
+                          f"DIR, here or at `difnet host`, with those of the agents that run there")  # fmt: skip
+    return {"data": own.data or (), "here": here, "keeps": not config.hold_out}
 
 
 def make_algorithm(

@@ -95,7 +95,7 @@ def on_device(kernels: Kernels, device: str) -> Kernels:
 
 def describe(workload: Workload, kernels: Kernels) -> dict[str, Any]:
     """What a record has to know of a workload and its kernels."""
-    manifest = getattr(workload.family, "manifest", None)
+    manifest = None if workload.is_owned else getattr(workload.family, "manifest", None)  # who has how much stays there
     return {
         "engine": kernels.engine, "flops": kernels.flops, "parameters": workload.model.size, "length": workload.length,
         "server": workload.hub, "model": workload.choice.model_dump(), "pieces": workload.model.signature(),
