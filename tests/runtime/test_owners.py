@@ -1,0 +1,172 @@
+"""Data stays with its owners: what a host has, who tests, and what anybody else hears of it."""
+
+import json
+import re
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from difnet.config import load
+from difnet.data.agreement import settled
+from difnet.data.schema import from_dict, to_toml
+from difnet.record import finding
+from difnet.record.events import Validated
+from difnet.runtime.launcher import launch
+from difnet.runtime.simulation import simulate
+from difnet.record.files import read_tensors
+
+SMALL = {"task": {"name": "table", "target": "ill"}, "iterations": 30, "eval_every": 10, "eval_tasks": 5,
+         "test_tasks": 5, "tasks": 2, "engine": "traced", "inner_lr": 0.1}  # fmt: skip
+PLANTED = ["31337.5", "27182.75"]  # cells of rows, which nobody but their owner may have
+NETWORKS = {
+    "a ring": {"topology": "ring6"},
+    "a ring with owners held out": {"topology": "ring6", "hold_out": {"validation": 2, "test": 1}},
+    "a star": {"topology": "star_graph(n=6)", "algorithm": "fedmeta"},
+    "a star with owners held out": {"topology": "star_graph(n=6)", "algorithm": "fedmeta", "server.clients": 2,
+                                    "hold_out": {"validation": 1, "test": 2}},
+}  # fmt: skip
+
+
+def clinics(folder: Path, count: int, first: int = 0) -> Path:
+    """Tables of so many clinics; each sees other patients, and has its own rule for who is ill."""
+    folder.mkdir(parents=True)
+    for k in range(first, first + count):
+        rng = np.random.default_rng(k)
+        rule, rows = rng.normal(size=2), rng.normal(size=(60, 2)) + k
+        ill = np.where((rows - k) @ rule > 0, "yes", "no")
+        ill[:2] = "yes", "no"
+        lines = [f"{age:.4f},{dose:.4f},{word}" for (age, dose), word in zip(rows, ill, strict=True)]
+        lines[7] = f"{PLANTED[0]},1.5,no"
+        lines[8] = f"0.5,{PLANTED[1]},yes"
+        (folder / f"clinic-{k:02d}.csv").write_text("age,dose,ill\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+def asked(runs: Path, data: Path, **settings: object) -> object:
+    return settled(load(settings={**SMALL, **settings, "runs": str(runs)}), data)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """All files of a run, those of its agents among them."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def traces_of(planted: str) -> list[bytes]:
+    """How a value would be written: as text, as numbers of either length, in either order of bytes."""
+    value = float(planted)
+    return [planted.encode(), *(np.array(value, kind).tobytes() for kind in ("<f4", ">f4", "<f8", ">f8"))]
+
+
+def holds(haystack: bytes) -> list[str]:
+    return [value for value in PLANTED if any(trace in haystack for trace in traces_of(value))]
+
+
+def same_states(one: Path, other: Path) -> None:
+    """Every tensor of every state and of the launch model, bit for bit."""
+    named = [path for path in other.rglob("*.safetensors") if "checkpoint" not in path.name]
+    files = sorted(str(path.relative_to(other)) for path in named)
+    assert len(files) >= 7
+    for file in files:
+        want, got = read_tensors(other / file), read_tensors(one / file)
+        assert want.keys() == got.keys() and all(np.array_equal(want[name], got[name]) for name in want), file
+
+
+def figures(summary: dict) -> list:
+    run = finding.load(Path(summary["folder"]))
+    validated = [(e.iteration, e.before, e.after, e.accuracy) for e in run.events if isinstance(e, Validated)]
+    return [summary["test"], summary["loss"], summary["accuracy"], validated]
+
+
+def test_traces_are_found_where_they_are(tmp_path):
+    """The search itself: a table holds what was planted, and so do its rows as numbers."""
+    table = (clinics(tmp_path / "data", 1) / "clinic-00.csv").read_bytes()
+    assert holds(table) == PLANTED and not holds(b"31337,5")
+    assert holds(b"x" + np.float32(PLANTED[0]).tobytes()) == PLANTED[:1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_processes_end_in_the_simulators_bits_with_everybodys_own_figures(name, tmp_path):
+    data = clinics(tmp_path / "data", 9)
+    simulated = simulate(asked(tmp_path / "s", data, **NETWORKS[name]), data=data)
+    launched = launch(asked(tmp_path / "l", data, **NETWORKS[name]), data=data)
+    assert launched["state"] == simulated["state"] == "done", launched.get("reason")
+    assert figures(launched) == figures(simulated) and launched["lost_agents"] == []
+    assert [v[0] for v in figures(launched)[3]] == [0, 10, 20, 30]
+    same_states(Path(launched["folder"]), Path(simulated["folder"]))
+    told = everything(Path(launched["folder"])) | everything(Path(simulated["folder"]))
+    assert not {file: found for file, content in told.items() if (found := holds(content))}
+    assert not [file for file, content in told.items() if str(data).encode() in content or b"clinic-0" in content]
+
+
+@pytest.mark.slow
+def test_each_owners_own_figures_are_its_tests_and_the_mean_of_all_is_the_validation(tmp_path):
+    data = clinics(tmp_path / "data", 6)
+    run = finding.load(Path(launch(asked(tmp_path / "runs", data, topology="ring6"), data=data)["folder"]))
+    rows = [line.split(",") for line in (run.folder / "test-owners.csv").read_text().splitlines()[1:]]
+    assert {row[0] for row in rows} == {*map(str, range(6))} and len(rows) == 6 * 11
+    ten = [float(row[3]) for row in rows if row[2] == "10"]
+    assert run.summary["test"]["launch model"]["loss"]["10"]["mean"] == pytest.approx(np.mean(ten), rel=1e-6)
+
+
+class Capture:
+    """Everything that goes over this machine's loopback device, as the kernel hands it out."""
+
+    def __init__(self) -> None:
+        try:
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
+        except PermissionError:
+            pytest.skip("this user may not capture packets")
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**26)
+        self._socket.bind(("lo", 0))
+        self._socket.settimeout(0.1)
+        self.heard, self._over = bytearray(), threading.Event()
+        self._thread = threading.Thread(target=self._listen)
+
+    def __enter__(self) -> "Capture":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join(30)
+        self._socket.close()
+
+    def _listen(self) -> None:
+        while not self._over.is_set():
+            with suppress(TimeoutError):
+                self.heard += self._socket.recv(2**17)
+
+
+@pytest.mark.slow
+def test_three_hosts_with_a_third_each_end_in_the_bits_of_the_run_that_has_all_and_no_packet_holds_a_row(
+    tmp_path, running
+):
+    whole = clinics(tmp_path / "all", 6)
+    simulated = simulate(asked(tmp_path / "s", whole, topology="ring6"), data=whole)
+    schema = tmp_path / "schema.toml"
+    schema.write_text(to_toml(from_dict(settled(load(settings=SMALL), whole).task.options["schema"])))
+    thirds = [clinics(tmp_path / f"third-{n}", 2, 2 * n) for n in range(3)]
+    words = [f"--set={name}={value}" for name, value in SMALL.items() if name != "task"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Capture() as capture:
+        launcher = running("launch", "--topology", "ring6", "--task", "table", "--schema", str(schema), *words,
+                           "--hosts-expected", "3", "--registry", f"tcp://127.0.0.1:{port}",
+                           "--name", "thirds")  # fmt: skip
+        command = next(line for line in launcher.stderr if "difnet host" in line)
+        endpoint, token = (re.search(rf"{word}[= ](\S+)", command)[1] for word in ("--registry", "DIFNET_TOKEN"))
+        hosts = [running("host", "--agents", f"{2 * n}-{2 * n + 1}", "--registry", endpoint, "--token", token,
+                         "--data", str(third)) for n, third in enumerate(thirds)]  # fmt: skip
+        assert launcher.wait(120) == 0, launcher.stderr.read()
+        assert [host.wait(30) for host in hosts] == [0, 0, 0]
+    launched = json.loads((tmp_path / "runs" / "thirds" / "run.json").read_text())
+    assert figures(launched) == figures(simulated)
+    same_states(Path(launched["folder"]), Path(simulated["folder"]))
+    w = read_tensors(Path(simulated["folder"]) / "launch-model.safetensors")["w"]
+    assert token.encode() in capture.heard and w.tobytes()[:64] in capture.heard, "the capture sees what travels"
+    assert holds(bytes(capture.heard)) == [] and b"clinic-" not in capture.heard
