@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from difnet.checking.judging import CHECKS, Judgement, judge
@@ -259,13 +260,14 @@ def test_a_check_finds(what, copied):
 @pytest.mark.slow
 def test_a_process_a_lock_and_sockets_that_were_left_are_found(copied, monkeypatch):
     """A process with the run's name in its environment that began before the run ended; a folder of a dead launcher."""
-    end = os.path.getmtime(copied / "run.json")
     left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL, env=environment(DIFNET_RUN_ID="it"))  # fmt: skip
     try:
-        os.utime(copied / "run.json", (end, end))
-        assert "remains" not in failed(judge(copied)), "it began later: it is of another run of that name"
-        os.utime(copied / "run.json")
+        began = psutil.Process(left.pid).create_time()
+        for end in (began - 10, began):
+            os.utime(copied / "run.json", (end, end))
+            assert "remains" not in failed(judge(copied)), "it is of another run of that name, or may be"
+        os.utime(copied / "run.json", (began + 10, began + 10))
         assert f"process {left.pid}: " in words_of(judge(copied), "remains")
     finally:
         left.communicate(timeout=30)
