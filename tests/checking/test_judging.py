@@ -138,6 +138,24 @@ def test_one_exchange_goes_under_with_a_connection_and_no_more(copied, used, ver
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("reason", "used", "verdict"), [
+    ("silent for 3.2 s", (19, 18), "pass"),
+    ("silent for 3.2 s", (18, 19), "pass"),
+    ("silent for 3.2 s", (19, 17), "fail"),
+    ("it left: left behind: silent for 3.2 s", (19, 18), "fail"),  # at agent 0, which had been stopped
+])  # fmt: skip
+def test_one_exchange_goes_under_with_a_link_that_fell_silent_both_ways(copied, reason, used, verdict):
+    """Nothing broke: what was sent vanished. An agent that was stopped hears when it goes on that it was given up."""
+    broke(copied, used=used)
+    reasons = {0: reason, 1: "silent for 3.1 s"}
+    rewrite(copied / "events.jsonl", lambda e: e | (
+        {"reason": reasons[e["agent"]]} if e["event"] == "NeighbourLost" else {}))  # fmt: skip
+    summarise(copied, one_sided_exchanges=1)
+    told = [f for f in judge(copied).findings if f.check == "epochs"]
+    assert {f.verdict for f in told} == {verdict}, told
+
+
+@pytest.mark.slow
 def test_an_edge_that_was_away_and_came_back_is_as_it_should_be(copied):
     broke(copied)
     judgement = judge(copied)
