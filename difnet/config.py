@@ -103,7 +103,7 @@ class Server(BaseModel):
     sampling: Literal["uniform", "samples"] = "uniform"  # every client alike, or in proportion to its samples
     aggregation: Literal["uniform", "samples"] = "uniform"  # weights of the answers
     oversample: Annotated[int, Field(ge=0)] = 0  # call so many more, and go on with the first m answers
-    quorum: Count = 1  # a round with fewer answers changes nothing
+    quorum: Count = 1  # a round with fewer answers changes nothing; RunConfig.quorum is about the whole run
     deadline_s: Annotated[float, Field(gt=0)] | None = None  # go on without those who have not answered by then
 
     @model_validator(mode="after")
@@ -206,6 +206,7 @@ class RunConfig(BaseModel):
     return_s: Annotated[float, Field(ge=0)] = 30.0  # who has lost everybody waits so long for somebody to come back
     on_failure: Literal["restart", "continue", "stop"] = "restart"  # what an agent's death means to the rest
     max_lost: Annotated[int, Field(ge=0)] = 0  # so many lost agents still count as success
+    quorum: Count | None = None  # all end, failed, when fewer agents are together for `return_s`; see server.quorum
     # the record
     checkpoint_every: Annotated[int, Field(ge=0)] | None = None  # iterations; 0: never; None: as `checkpoint_s` says
     checkpoint_s: Annotated[float, Field(gt=0)] = 60.0  # at the least, between two; more where saving takes long

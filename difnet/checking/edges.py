@@ -12,6 +12,7 @@ from difnet.checking.verdicts import Finding, judged, number_of
 from difnet.record.events import Event, NeighbourBack, NeighbourLost, Progress
 
 SLACK_S = 2.0  # beyond a bound: looks at the links are a quarter of a second apart, or more on a busy machine
+SILENT = "silent for "  # what an end says that has not heard the other; of one that has left it says "it left: …"
 SIMULATED = "it was simulated: no edge could break, and no round be missed"
 
 
@@ -58,7 +59,8 @@ def epochs(known: Evidence) -> list[Finding]:
     what = (f"{number_of(looked, 'epoch')} at {number_of(ends, 'end')} of edges, {number_of(rounds, 'round')}; "
             f"{compared} compared with the other end")  # fmt: skip
     if torn:
-        what += f", {number_of(torn, 'exchange')} one-sided, as a connection broke with a state on its way"
+        what += (f", {number_of(torn, 'exchange')} one-sided, as a connection broke, or fell silent, with a state on "
+                 f"its way")  # fmt: skip
     return judged(name, what, wrong, _unseen(known, looked, rounds, ends))
 
 
@@ -146,10 +148,13 @@ def _both_ends(
 def _is_torn(life: list[Event], pair: tuple[int, int], epoch: int, one: Span, other: Span) -> bool:
     """Whether one end used one round more, since what the other one needed for it went under with the connection.
 
-    No protocol can spare both ends that, unless they wait for each other's word in every round.
+    It broke, or it swallowed what was sent until both ends called the other silent; one that was stopped does not do
+    that when it goes on. No protocol can spare both ends it, unless they wait for each other's word in every round.
     """
-    broke = any(e.epoch == epoch and {e.agent, e.neighbour} == {*pair} and "connection broke" in e.reason
-                for e in life if isinstance(e, NeighbourLost))  # fmt: skip
+    why = {e.agent: e.reason for e in life
+           if isinstance(e, NeighbourLost) and e.epoch == epoch and {e.agent, e.neighbour} == {*pair}}  # fmt: skip
+    broke = any("connection broke" in reason for reason in why.values())
+    broke = broke or (len(why) == 2 and all(reason.startswith(SILENT) for reason in why.values()))
     return broke and one.first == other.first and one.rounds + other.rounds == 2 * min(one.rounds, other.rounds) + 1
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from difnet.screen.outlet import Outlet
 from difnet.screen.terminal import Screen, attempt, console
 
 EXIT_STATUS = {"done": 0, "failed": 1, "SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
@@ -18,14 +19,18 @@ NOT_WRITTEN, TARGET_MISSED = 3, 4
 def follow(run: Callable[[Any, Callable[[Any], None]], dict[str, Any]], words: dict[str, Any], config: Any) -> int:
     """Run something that emits events, show them, print its summary. Returns the exit status.
 
-    A screen that cannot be written to any more ends no run. A file that is missing from the run's folder makes the exit
-    status another one than 0, and so does a summary that was asked for as JSON and cannot be delivered.
+    A screen that cannot be written to any more ends no run, and one that takes nothing holds none up. A file that is
+    missing from the run's folder makes the exit status another one than 0, and so does a summary that was asked for as
+    JSON and cannot be delivered; that one is data, and waits for its reader.
     """
     if words["print_config"]:
         click.echo(getattr(config, "config", config).to_toml(), nl=False)
         return 0
-    quiet, as_json = words["quiet"], words["as_json"]
+    with Outlet() as outlet:
+        return _follow(run, words["quiet"], words["as_json"], config, outlet)
 
+
+def _follow(run: Callable[..., dict[str, Any]], quiet: bool, as_json: bool, config: Any, outlet: Outlet) -> int:
     def tell(event: Any) -> None:
         if not quiet:
             attempt(print_line, event)
@@ -33,9 +38,9 @@ def follow(run: Callable[[Any, Callable[[Any], None]], dict[str, Any]], words: d
     if quiet or as_json:
         summary = run(config, tell)
     else:
-        with Screen(print_line) as screen:
+        with Screen(print_line, outlet.wait) as screen:
             summary = run(config, screen.show)
-    failure = _print_summary(summary, as_json) if as_json or not quiet else None
+    failure = _print_summary(summary, as_json, outlet) if as_json or not quiet else None
     if failure:
         _complain(f"the summary could not be printed: {failure.strerror}; {summary['folder']}/run.json holds it")
     if missing := summary["unwritten"]:
@@ -54,14 +59,16 @@ def follow(run: Callable[[Any, Callable[[Any], None]], dict[str, Any]], words: d
     return EXIT_STATUS["done"]
 
 
-def _print_summary(summary: dict[str, Any], as_json: bool) -> OSError | None:
+def _print_summary(summary: dict[str, Any], as_json: bool, outlet: Outlet) -> OSError | None:
     if as_json and sys.stdout is None:
         return OSError(errno.EBADF, "standard output is closed")
     if as_json:
-        return attempt(click.echo, json.dumps(summary))
+        return attempt(outlet.deliver, json.dumps(summary))
     from difnet.screen.lines import summary_table
 
-    return attempt(console().print, summary_table(summary))
+    failure = attempt(console().print, summary_table(summary))
+    outlet.wait()
+    return failure or outlet.failure()
 
 
 def _complain(text: str) -> None:

@@ -21,6 +21,7 @@ from difnet.cli import following, options
 @click.option("--on-failure", help="When an agent dies: restart it, continue without it, or stop.  [restart]")
 @click.option("--checkpoint-every", type=int, metavar="N", help="Iterations; 0: never.  [once a minute]")
 @click.option("--max-lost", type=int, help="So many lost agents still count as success.  [0]")
+@click.option("--quorum", type=int, metavar="N", help="End when fewer agents are together for return_s.  [never]")
 def command(ready_made: str | None, **given: Any) -> int:
     """Run a network of agents, each an operating-system process, that learn one launch model together.
 
@@ -39,6 +40,7 @@ def command(ready_made: str | None, **given: Any) -> int:
       difnet launch --topology star10 --algorithm fedmeta --set algorithm.inner=meta-sgd --set server.clients=4
       difnet launch --topology star10 --algorithm fedavg --task synthetic --target accuracy=0.6
       difnet launch --topology ring6 --iterations 300 --checkpoint-every 100
+      difnet launch --topology ring6 --on-failure continue --max-lost 2 --quorum 4
       difnet launch --topology ring40 --hosts-expected 3 --dry-run
     """
     shown = {name: given.pop(name) for name in ("print_config", "as_json", "quiet")}

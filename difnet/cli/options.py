@@ -36,7 +36,7 @@ WORDS = [
                  help="What a table's owners predict; or stop when reached: accuracy=0.74, loss@1=0.5."),
     click.option("--schema", type=click.Path(path_type=Path), metavar="FILE",
                  help="What owners' data means, as `difnet data describe` writes it.  [as the data here suggests]"),
-    click.option("--hold-out", metavar="PARTS", help="Owners beside the topology's that only test: validation=2,test=3."),
+    click.option("--hold-out", metavar="PARTS", help="Further owners, who only test: validation=2,test=3."),
     click.option("--seed", type=int, help="Of everything random.  [0]"),
     click.option("--dtype", help="float32 or float64.  [float32]"),
     click.option("--device", help="cpu or cuda.  [cpu]"),

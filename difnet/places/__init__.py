@@ -3,7 +3,7 @@
 A factory takes (config, agents): the run's configuration, and how many agents there are. What it returns is entered
 before the registry listens, and left when the run is over, whatever happened; leaving it ends what is left.
 
-Imports: errors, system, catalog, config, data, launch_models, topology, exchange.
+Imports: errors, maths, system, catalog, config, data, launch_models, topology, exchange.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from difnet.errors import ConfigError
+from difnet.maths.stretches import stretches
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,7 @@ def agents_text(agents: Sequence[int]) -> str:
     >>> agents_text([0, 1, 2, 7]), agents_text([3]), agents_text([4, 5])
     ('0-2,7', '3', '4-5')
     """
-    parts: list[list[int]] = []
-    for k in agents:
-        if parts and k == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], k]
-        else:
-            parts.append([k])
-    return ",".join("-".join(map(str, part)) for part in parts)
+    return ",".join(str(s[0]) if len(s) == 1 else f"{s[0]}-{s[-1]}" for s in stretches(agents))
 
 
 def parse_agents(text: str) -> list[int]:

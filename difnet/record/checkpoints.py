@@ -30,7 +30,7 @@ OF_THE_RECORD = frozenset({
     "iterations", "eval_every", "eval_tasks", "measure_every", "eval_steps", "eval_shots", "eval_queries", "test_tasks",
     "launch_model", "target", "data_dir", "communication", "engine", "place", "hosts_expected", "agents_per_host",
     "registry", "transport", "orphan_s", "ready_timeout_s", "silence_s", "step_timeout_s", "return_s", "on_failure",
-    "max_lost", "checkpoint_every", "checkpoint_s", "runs", "name", "simulator", "agents",
+    "max_lost", "quorum", "checkpoint_every", "checkpoint_s", "runs", "name", "simulator", "agents",
 })  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Into which pieces has a network fallen, and how is that said? Pure: edges, and who goes on without whom."""
 
 from collections.abc import Collection, Iterable, Sequence
-from itertools import pairwise
+
+from difnet.maths.stretches import stretches
 
 MOST_NAMED = 8  # pieces in one sentence, and stretches of agents in one piece
 
@@ -43,8 +44,7 @@ def stretches_text(agents: Sequence[int]) -> str:
     >>> stretches_text([0, 1, 2, 7]), stretches_text([3]), stretches_text([4, 5])
     ('0-2, 7', '3', '4, 5')
     """
-    starts = [0, *(n for n, (k, l) in enumerate(pairwise(agents), start=1) if l > k + 1)]
-    told = [agents[a:b] for a, b in pairwise([*starts, len(agents)])]
+    told = stretches(agents)
     words = [", ".join(map(str, s)) if len(s) < 3 else f"{s[0]}-{s[-1]}" for s in told[:MOST_NAMED]]
     untold = sum(map(len, told[MOST_NAMED:]))
     return ", ".join(words) + (f" and {untold} more" if untold else "")

@@ -4,7 +4,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from difnet.places import Contract, Place, agents_text
 from difnet.record import events
 from difnet.record.events import Event
 from difnet.record.past import Past
+from difnet.record.pieces import pieces
 from difnet.record.recorder import Recorder
 from difnet.record.tally import ScoredModel
+from difnet.runtime import preparation
 from difnet.runtime.owners import Owners
 from difnet.runtime.pace import Pace
+from difnet.runtime.quorum import Quorum
 from difnet.runtime.standstill import Standstill
 from difnet.system.holding import hold
 from difnet.system.lifetime import how_it_ended, raise_file_limit, say_alive, stop_signals
@@ -112,6 +115,7 @@ class Launch:
         self._patient_until: float | None = None  # with those that were asked to stop
         self._standstill: Standstill | None = None  # from the start on
         self._owners = Owners(recorder, registry, config.step_timeout_s)
+        self._quorum = Quorum(config.quorum, config.return_s)
 
     def until_done(self) -> dict[str, Any]:
         """Serve the network until every agent has ended; returns the summary."""
@@ -139,6 +143,7 @@ class Launch:
                 self.recorder.pulse()
                 self._say_who_is_waited_for(now)
                 self._ask_for_checkpoint(now)
+                self._look_for_quorum(now)
             if self.hosts.poll() is not None:  # what it said last may still be on its way
                 leaving_since = leaving_since or now
             if self._failure or (leaving_since and now - leaving_since > LAST_WORDS_S):
@@ -240,11 +245,10 @@ class Launch:
 
     def _agree(self) -> None:
         """A run that goes on: after which iteration, once it is known of everybody what checkpoints there are."""
-        told = [*self._prepared.values()]
         past, recorder = self.recorder.past, self.recorder
-        if past is None or recorder.has_begun or sum(len(each["agents"]) for each in told) < self._agents:
+        found = preparation.checkpoints(self._prepared, self._agents)
+        if past is None or recorder.has_begun or found is None:
             return
-        found = {int(k): iterations for each in told for k, iterations in each["checkpoints"].items()}
         try:
             first = past.agree(found, self._first)
         except CheckpointError as error:
@@ -263,10 +267,19 @@ class Launch:
         if iteration := self._pace.ask(now, g.iteration, furthest, self.recorder.rounds_per_s):
             self.registry.save(iteration)
 
+    def _look_for_quorum(self, now: float) -> None:
+        """Have all end when too few have been together for too long; where nobody has neighbours, all who live are."""
+        if self._quorum.needed and not self._ended_by:
+            g, edges = self.recorder.tally, self.recorder.topology.edges
+            together = max(map(len, pieces(g.alive, edges, g.apart.keys())), default=0) if edges else len(g.alive)
+            if warning := self._quorum.look(together, now):
+                self.recorder.note(warning)
+            self._ended_by = self._quorum.reason
+
     def _say_who_is_ready(self) -> None:
         registry, recorder = self.registry, self.recorder
         if registry.started and recorder.ready_s is None:
-            recorder.ready(facts(self._prepared))
+            recorder.ready(preparation.facts(self._prepared))
             self._owners.begin()
         elif not registry.started and time.monotonic() - self._said_at > SAY_S:
             self._said_at = time.monotonic()
@@ -366,7 +379,7 @@ class Launch:
         failed = self._failure or len(g.lost) > self.config.max_lost or not some_ended_well or apart or self._ended_by
         stopped_by = signal.Signals(self._stop[0]).name if self._stop and not self._failure else ""
         state = "stopped" if stopped_by else "failed" if failed else "done"
-        reason = stopped_by or str(self._failure or self._reason or self._ended_by or apart)
+        reason = stopped_by or str(self._failure or self._ended_by or self._reason or apart)
         if not self.recorder.has_begun:
             raise self._failure or DifnetError(f"it did not go on ({reason}): {self.recorder.folder} is as it was")
         summary = self.recorder.finish(state, reason, self._untested)
@@ -396,14 +409,3 @@ class Launch:
             return ""
         last = self.hosts.logs().strip()
         return how_it_ended(status) + (f"; it printed last:\n{last}" if last else "; it printed nothing")
-
-
-def facts(prepared: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the hosts have told of the run: the facts of the one that holds agent 0, and the machine of each.
-
-    Args: `prepared`, by host: agents, environment, facts.
-    """
-    first = next(told for told in prepared.values() if 0 in told["agents"])
-    hosts = {name: {"agents": agents_text(told["agents"]), **told["environment"]} for name, told in prepared.items()}
-    environment = first["environment"] | ({"hosts": hosts} if len(hosts) > 1 else {})
-    return first["facts"] | {"environment": environment}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
 
-FRAME_S = 0.5
+FRAME_S, BREATH_S = 0.5, 0.05  # between two drawings; for a terminal to take one
 DRAWN_WITH = "─▁█·◆"
 
 
@@ -102,14 +102,17 @@ class Screen:
 
     Which of the two is decided anew at each event, and when the terminal says that its size has changed. None of it
     raises an OSError: the first is kept as `failure`, and what cannot be shown is not.
+
+    Args: `wait` waits until what was shown is on the terminal, within limits, and returns whether it is. While it is
+        not, nothing new is drawn, and then the newest.
     """
 
-    def __init__(self, say: Callable[[Any], None]) -> None:
+    def __init__(self, say: Callable[[Any], None], wait: Callable[..., bool] = lambda *limits: True) -> None:
         from difnet.screen.dashboard import View
 
         self.view = View()
         self.failure: OSError | None = None
-        self._say = say
+        self._say, self._wait = say, wait
         self._live: Live | None = None
         self._drawn_at = 0.0
         self._at_work = self._overtaken = False
@@ -127,6 +130,7 @@ class Screen:
             signal.signal(signal.SIGWINCH, self._before)
         if self._live is not None:  # what came since the last drawing stays on the screen
             self._drawn_at = 0.0
+            self._wait()
             self.show()
             self._attempt(self._end_live)
 
@@ -171,7 +175,8 @@ class Screen:
             self._live = Live(console=console(), auto_refresh=False, vertical_overflow="visible")
             self._live.start()
             self._drawn_at = 0.0
-        if time.monotonic() - self._drawn_at > FRAME_S or self.view.ended or not self.view.ready:
+        is_due = time.monotonic() - self._drawn_at > FRAME_S or self.view.ended or not self.view.ready
+        if is_due and self._wait(BREATH_S, BREATH_S):
             room = self._live.console.size
             self._live.update(render(self.view, room.width, room.height - 1), refresh=True)
             self._drawn_at = time.monotonic()

@@ -9,11 +9,15 @@ import psutil
 
 from difnet.system.holding import LOCK
 
+RESOLUTION_S = 2.0  # Linux counts a process's beginning from its own start, which it tells in whole seconds
+
 
 def left_processes(variable: str, value: str, before: float) -> tuple[list[tuple[int, str]], int, int]:
     """The processes in whose environment a variable has this value, but for this one and those that it came from.
 
-    Args: `before`, seconds since the epoch: who began later is of another run of that name.
+    Args: `before`, seconds since the epoch: who began later is of another run of that name. So is, by that, who began
+        within RESOLUTION_S before: a process that is left began with its run, or in its midst, while to accuse one of
+        the next run would fail a run in which nothing is wrong.
     Returns: (number, name) of each, how many processes could be looked at, and how many could not.
     """
     ours = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
@@ -22,7 +26,7 @@ def left_processes(variable: str, value: str, before: float) -> tuple[list[tuple
         if process.pid in ours:
             continue
         try:
-            is_left = process.environ().get(variable) == value and process.create_time() <= before
+            is_left = process.environ().get(variable) == value and process.create_time() <= before - RESOLUTION_S
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
             if is_left:

@@ -57,9 +57,14 @@ def load(spec: str, *, agents: int | None = None, weights: str | None = None) ->
 def of_run(config: RunConfig) -> Topology:
     """The network of a run: the one that it names, under its strategy.
 
-    Raises: as `load`, and TopologyError, if an agent has too few neighbours for the run's rule to combine by.
+    Raises: as `load`, and TopologyError, if an agent has too few neighbours for the run's rule to combine by, or there
+        are too few agents for the run's quorum.
     """
     topology = load(config.topology, agents=config.agents, weights=config.weights).with_strategy(config.strategy)
+    if config.quorum and config.quorum > topology.agents:
+        raise TopologyError(f"quorum {config.quorum} can never be met by the {topology.agents} agents of "
+                            f"{topology.name!r}; give {topology.agents} or less. How many answers a round of a served "
+                            f"star needs is server.quorum")  # fmt: skip
     if least := least_neighbours(config.combine):
         k = min(range(topology.agents), key=lambda k: len(topology.hears(k)))
         if (heard := len(topology.hears(k))) < least:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from difnet.checking.judging import CHECKS, Judgement, judge
@@ -137,6 +138,24 @@ def test_one_exchange_goes_under_with_a_connection_and_no_more(copied, used, ver
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("reason", "used", "verdict"), [
+    ("silent for 3.2 s", (19, 18), "pass"),
+    ("silent for 3.2 s", (18, 19), "pass"),
+    ("silent for 3.2 s", (19, 17), "fail"),
+    ("it left: left behind: silent for 3.2 s", (19, 18), "fail"),  # at agent 0, which had been stopped
+])  # fmt: skip
+def test_one_exchange_goes_under_with_a_link_that_fell_silent_both_ways(copied, reason, used, verdict):
+    """Nothing broke: what was sent vanished. An agent that was stopped hears when it goes on that it was given up."""
+    broke(copied, used=used)
+    reasons = {0: reason, 1: "silent for 3.1 s"}
+    rewrite(copied / "events.jsonl", lambda e: e | (
+        {"reason": reasons[e["agent"]]} if e["event"] == "NeighbourLost" else {}))  # fmt: skip
+    summarise(copied, one_sided_exchanges=1)
+    told = [f for f in judge(copied).findings if f.check == "epochs"]
+    assert {f.verdict for f in told} == {verdict}, told
+
+
+@pytest.mark.slow
 def test_an_edge_that_was_away_and_came_back_is_as_it_should_be(copied):
     broke(copied)
     judgement = judge(copied)
@@ -259,13 +278,14 @@ def test_a_check_finds(what, copied):
 @pytest.mark.slow
 def test_a_process_a_lock_and_sockets_that_were_left_are_found(copied, monkeypatch):
     """A process with the run's name in its environment that began before the run ended; a folder of a dead launcher."""
-    end = os.path.getmtime(copied / "run.json")
     left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL, env=environment(DIFNET_RUN_ID="it"))  # fmt: skip
     try:
-        os.utime(copied / "run.json", (end, end))
-        assert "remains" not in failed(judge(copied)), "it began later: it is of another run of that name"
-        os.utime(copied / "run.json")
+        began = psutil.Process(left.pid).create_time()
+        for end in (began - 10, began):
+            os.utime(copied / "run.json", (end, end))
+            assert "remains" not in failed(judge(copied)), "it is of another run of that name, or may be"
+        os.utime(copied / "run.json", (began + 10, began + 10))
         assert f"process {left.pid}: " in words_of(judge(copied), "remains")
     finally:
         left.communicate(timeout=30)

@@ -81,7 +81,7 @@ class OnTerminal:
             signal.signal(signal.SIGHUP, signal.SIG_IGN if ignores_hangup else signal.SIG_DFL)
 
         self.process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=tmp_path, env=environment(TERM="xterm", **extra),
+            [sys.executable, *arguments], cwd=tmp_path, env=environment(**{"TERM": "xterm", **extra}),
             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=settle,
         )  # fmt: skip
         os.close(theirs)
@@ -129,6 +129,25 @@ def test_a_run_under_nohup_goes_on_to_its_end_when_its_terminal_closes(tmp_path,
         os.close(it.ours)
         assert it.process.wait(60) == 0
     complete(tmp_path)
+
+
+@pytest.mark.slow
+@BOTH
+@pytest.mark.parametrize("is_drawn", [True, False], ids=["dashboard", "lines"])
+def test_a_terminal_that_takes_nothing_holds_no_run_up(tmp_path, command, is_drawn):
+    """Ctrl-S: the run comes to its end and so does the process, though nobody ever types Ctrl-Q."""
+    words = ("--iterations", "1000000", "--eval-every", "5")
+    extra = {} if is_drawn else {"TERM": "dumb"}
+    with OnTerminal(tmp_path, "-m", "difnet", command, *SHORT, *words, ignores_hangup=False, **extra) as it:
+        until(lambda: events(tmp_path, "Ready"), "the start")
+        os.write(it.ours, b"\x13")
+        last = events(tmp_path, "Pulse")
+        until(lambda: len(events(tmp_path, "Pulse")) > len(last) + 3, "pulses that nobody sees")
+        it.process.send_signal(signal.SIGTERM)
+        assert it.process.wait(30) == 143
+        os.close(it.ours)
+    summary = json.loads((tmp_path / "runs/run/run.json").read_text())
+    assert (summary["state"], summary["lost_agents"], summary["lost_records"]) == ("stopped", [], 0)
 
 
 @pytest.mark.parametrize("script", BROKEN)

@@ -23,6 +23,8 @@ def settings(*pairs: str) -> tuple[str, ...]:
         ((*FEDMETA, *settings("server.clients=4")), ["server.clients is 4", "3 clients", "at most 3"]),
         ((*FEDMETA, *settings("server.clients=2", "server.quorum=3")), ["quorum 3", "2 clients per round"]),
         ((*FEDMETA, *settings("server.quorum=4")), ["server.quorum is 4", "a round has 3 clients", "lower it"]),
+        ((*FEDMETA, *settings("quorum=5")), ["quorum 5", "4 agents", "server.quorum"]),
+        ((*STAR, *settings("quorum=0")), ["quorum", "greater than or equal to 1", "got 0"]),
         ((*FEDMETA, *settings("server.fraction=0.3", "server.quorum=2")), ["server.quorum is 2", "1 clients"]),
         ((*FEDMETA, *settings("server.clients=2", "server.fraction=0.5")), ["clients (2)", "fraction (0.5)", "one of"]),
         ((*FEDMETA, *settings("server.fraction=nan")), ["server.fraction", "got nan"]),

@@ -27,7 +27,8 @@ from difnet.exchange.registry import MOST_READ, Registry
 from difnet.exchange.vocabulary import FROM_REGISTRY, TO_REGISTRY, Known
 from difnet.record import comparing, events, finding
 from difnet.record.recorder import Recorder
-from difnet.runtime.launcher import Launch, facts
+from difnet.runtime.launcher import Launch
+from difnet.runtime.preparation import facts
 from difnet.topology.networks import load as load_topology
 from tests.conftest import until
 from tests.exchange.test_wire import ANYTHING

@@ -18,6 +18,7 @@ from difnet.system.lifetime import die_with_parent
 from tests.conftest import environment, until
 
 NET = "10.77.0"
+NOBODY = "02:00:00:00:00:01"  # a card that no machine has
 PROGRAMS = ("ip", "unshare", "nsenter", "mount")
 
 
@@ -38,6 +39,17 @@ class Machine:
     def unplug(self) -> None:
         """Take its network away: no packet comes or goes, and nobody is told."""
         _do(*_inside(self._holder), "ip", "link", "set", "eth0", "down")
+
+    def hide(self, other: "Machine") -> None:
+        """Let whatever it sends to another one vanish on the way, and tell nobody: its address leads to no card."""
+        self._at_card_of(other, "replace", "lladdr", NOBODY, "nud", "permanent")
+
+    def find(self, other: "Machine") -> None:
+        """The end of that."""
+        self._at_card_of(other, "del")
+
+    def _at_card_of(self, other: "Machine", verb: str, *words: str) -> None:
+        _do(*_inside(self._holder), "ip", "neigh", verb, other.address, *words, "dev", "eth0")
 
 
 @contextmanager

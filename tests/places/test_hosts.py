@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,23 @@ from tests.places.machines import Machine, machines
 pytestmark = pytest.mark.slow
 WORDS = ("--topology", "cycle_graph(n=6)", "--engine", "eager", "--tasks", "2", "--eval-tasks", "8", "--seed", "3")
 LONG = (*WORDS, "--iterations", "1000000", "--eval-every", "1000000", "--set", "orphan_s=5")
+HIDDEN_PULSES = 6
+PACED = """
+import os, threading
+from difnet.tasks.sinusoid import sinusoid
+
+def paced(agents, shots, queries):
+    family = sinusoid(agents=agents, shots=shots, queries=queries)
+    draw = family.draw
+
+    def draw_in_time(agent, count, rng):  # so that no machine has done all before it is let go
+        if not os.path.exists("go"):
+            threading.Event().wait(0.05)
+        return draw(agent, count, rng)
+
+    family.draw = draw_in_time
+    return family
+"""
 SECRET = {"DIFNET_TOKEN": "open sesame"}
 
 
@@ -137,6 +155,44 @@ def test_a_host_whose_network_is_gone_ends_its_agents_and_the_others_finish(thre
     assert all("fell silent" in e["status"] for e in events(tmp_path, "AgentLost"))
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait(40) == 130 and summary(tmp_path)["lost_agents"] == [4, 5]
+
+
+def test_a_link_that_swallows_everything_for_some_seconds_is_noticed_and_heals(difnet, three, tmp_path):
+    """Between two of three hosts, both ways; nothing breaks a connection, and the launcher hears both all the while."""
+    (tmp_path / "paced.py").write_text(PACED)
+    words = (*WORDS, "--task", "paced:paced", "--iterations", "600", "--eval-every", "600", "--set", "test_tasks=0",
+             "--measure-every", "4")  # fmt: skip
+    launcher, *hosts = begin(three, *words)
+    under_way(tmp_path)
+    edge, pair = {(3, 4), (4, 3)}, three[1:]
+    for one, other in (pair, pair[::-1]):
+        one.hide(other)
+    began = time.monotonic()
+    until(lambda: ends(tmp_path, "NeighbourLost") == edge, "both ends to notice", 30)
+    noticed_s = time.monotonic() - began
+    seen = len(events(tmp_path, "Pulse"))
+    until(lambda: len(events(tmp_path, "Pulse")) > seen + HIDDEN_PULSES, "some seconds")
+    assert ends(tmp_path, "NeighbourBack") == set()
+    for one, other in (pair, pair[::-1]):
+        one.find(other)
+    began = time.monotonic()
+    until(lambda: ends(tmp_path, "NeighbourBack") == edge, "both ends to be joined again", 30)
+    healed_s = time.monotonic() - began
+    (tmp_path / "go").touch()
+    _, err = launcher.communicate(timeout=90)
+    assert launcher.returncode == 0 and [host.wait(20) for host in hosts] == [0, 0, 0], err
+    ended = summary(tmp_path)
+    assert (ended["state"], ended["lost_agents"], ended["edges_apart"]) == ("done", [], [])
+    assert ends(tmp_path, "NeighbourLost") == edge, "no other edge was given up"
+    checked = difnet("check", "latest")
+    assert checked.status == 0, checked.out
+    print(f"noticed after {noticed_s:.1f} s, healed {healed_s:.1f} s after its end")  # `pytest -s` shows it
+    assert 2.5 < noticed_s < 6 and healed_s < 4
+
+
+def ends(tmp_path: Path, kind: str) -> set[tuple[int, int]]:
+    """The ends of edges that events of a kind tell of."""
+    return {(e["agent"], e["neighbour"]) for e in events(tmp_path, kind)}
 
 
 def test_hosts_end_when_their_launcher_is_gone(three, tmp_path):

@@ -10,11 +10,14 @@ from typing import Any
 
 from difnet.exchange.neighbours import Neighbours
 from difnet.exchange.transport import Transport
+from difnet.record.events import Finished
 from difnet.runtime import agent_process
 from difnet.runtime.among_equals import AmongEquals
+from difnet.runtime.reporter import Reporter
 from difnet.tasks.sinusoid import sinusoid as real
 
 VICTIM, ROUND = 3, 60
+LEAVING = "when it has done all and has not said with what it ends"
 POINTS = ("after adapt", "before it sends", "half its neighbours told", "in combine", "in a checkpoint")
 
 
@@ -69,6 +72,8 @@ def _set(point: str) -> None:
             return counting
 
         agent_process.rule = counted
+    elif point == LEAVING:
+        before(Reporter, "say", lambda self, event, *rest: isinstance(event, Finished) and event.agent == VICTIM)
     elif point == "in a checkpoint":
         before(os, "replace", lambda source, to: f"{VICTIM:03d}/checkpoint-{ROUND:06d}" in str(to))
 

@@ -3,10 +3,11 @@
 import os
 
 import pytest
+from safetensors.numpy import load_file
 
 from difnet.errors import CheckpointError
 from difnet.record import checkpoints, events, finding
-from tests.runtime.failpoints import POINTS, ROUND, VICTIM
+from tests.runtime.failpoints import LEAVING, POINTS, ROUND, VICTIM
 
 pytestmark = pytest.mark.slow
 
@@ -33,3 +34,22 @@ def test_an_agent_that_is_killed_there_comes_back(difnet, tmp_path, point):
             checkpoints.Shelf(path.parent, checkpoints.Manifest("", 0, 0, "", "", "", "", {})).read(
                 int(path.stem.rpartition("-")[2]))
     assert not [name for _, _, names in os.walk(run.folder) for name in names if name.endswith(".part")]
+
+
+def test_an_agent_that_returns_when_all_is_done_ends_with_what_it_came_back_with(difnet, tmp_path):
+    """Nothing is left to do for its successor, which has a checkpoint of the last iteration: its first model it is not.
+
+    Alone, so that nobody else's states could have made up for it. The simulator says what is right.
+    """
+    words = ("--topology", "ring6", "--strategy", "noncooperative", "--iterations", "40", "--engine", "traced",
+             "--tasks", "2", "--eval-tasks", "4", "--eval-every", "20", "--set", "test_tasks=0")  # fmt: skip
+    done = difnet("launch", *words, "--task", "tests.runtime.failpoints:sinusoid", "--checkpoint-every", "40", "--name",
+                  "failed", "--json", DIFNET_FAILPOINT=LEAVING)  # fmt: skip
+    assert done.status == 0, done.err
+    summary = done.json()
+    assert (tmp_path / "died").exists() and summary["returned_agents"] == [VICTIM] and summary["lost_agents"] == []
+    whole = difnet("simulate", *words, "--name", "whole", "--quiet")
+    assert whole.status == 0, whole.err
+    states = [{path.parent.name: load_file(path)["w"].tobytes() for path in (tmp_path / "runs" / name).glob(
+        "agents/*/state-000040.safetensors")} for name in ("failed", "whole")]  # fmt: skip
+    assert len(states[0]) == 6 and states[0] == states[1]

@@ -186,6 +186,46 @@ def test_a_crash_loop_ends_as_lost_with_its_traceback(running, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("fault", "quorum", "victims"), [
+    (signal.SIGKILL, 5, [0, 1]),
+    (signal.SIGSTOP, 3, [1, 4]),  # they live, and the others are two and two
+])  # fmt: skip
+def test_too_few_agents_together_for_too_long_end_the_run_as_failed(running, tmp_path, fault, quorum, victims):
+    """All that are left end after the same iteration, or, of pieces that know nothing of each other, soon."""
+    launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--on-failure", "continue", *LONG,
+                           "--quorum", str(quorum), "--set", "return_s=2")  # fmt: skip
+    for k in victims:
+        os.kill(pids[k], fault)
+    assert launcher.wait(60) == 1
+    summary = json.loads((tmp_path / "runs/latest/run.json").read_text())
+    assert (summary["state"], summary["lost_agents"]) == ("failed", victims)
+    assert f"fewer than {quorum} agents, which is the quorum, were together" in summary["reason"]
+    assert sum("fewer than the quorum" in e["text"] for e in events(tmp_path, "Note")) == 1
+    ended = [p for p in (tmp_path / "runs/latest").glob("agents/*/state-*.safetensors")
+             if int(p.parent.name) not in victims]  # fmt: skip
+    assert len(ended) == 4 and len({p.name for p in ended}) <= 2
+
+
+@pytest.mark.slow
+def test_agents_that_come_back_in_time_make_up_the_quorum_again(running, tmp_path):
+    """Successors are there within a second; more is borne than they take, and less than the test goes on."""
+    launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--quorum", "6", *LONG, "--set", "return_s=6")
+    os.kill(pids[2], signal.SIGKILL)
+    until(lambda: events(tmp_path, "AgentReturned"), "its successor")
+    back = until(lambda: len(events(tmp_path, "NeighbourBack")) >= 2 and events(tmp_path, "Pulse")[-1], "its edges")
+    until(lambda: events(tmp_path, "Pulse")[-1]["seconds"] > back["seconds"] + 7, "more time than is borne")
+    assert stopped(launcher, tmp_path)["reason"] == "SIGINT"
+
+
+@pytest.mark.slow
+def test_agents_that_end_well_one_after_the_other_are_not_missed(difnet, tmp_path):
+    """All six are the quorum, and not a moment without one of them is borne."""
+    done = difnet("launch", "--topology", "ring6", "--quorum", "6", *LONG, "--set", "return_s=0", "--set",
+                  "test_tasks=0", "--iterations", "300", "--mode", "async")  # fmt: skip
+    assert done.status == 0, done.err
+
+
+@pytest.mark.slow
 def test_with_on_failure_stop_the_others_end_and_the_run_has_failed(running, tmp_path):
     launcher, pids = begin(running, tmp_path, "--topology", "ring6", "--on-failure", "stop", *LONG)
     os.kill(pids[3], signal.SIGKILL)
