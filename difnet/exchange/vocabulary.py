@@ -253,6 +253,7 @@ TO_REGISTRY: dict[str, Word] = {
     **event(events.Evaluated, one_model),
     **event(events.NeighbourLost),
     **event(events.NeighbourBack),
+    **event(events.LinkHealed),
     **event(events.AgentReturned),
     **event(events.TrainedAlone),
     **event(events.Saved),

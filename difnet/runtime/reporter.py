@@ -157,7 +157,7 @@ class Reporter:
             self.saving.save_last(self.iteration, self.state, self.totals())
         used = self._transport.used()
         for l, sent in self._transport.sent.items():
-            self.say(Edge(self._k, l, sent.payload_bytes, sent.wire_bytes, sent.messages, *used[l]))
+            self.say(Edge(self._k, l, sent.payload_bytes, sent.wire_bytes, sent.messages, *used[l], sent.resent))
         self.say(Finished(self._k, self.iteration, ended, reason), self.state.w, *self.state.slots)
         deadline, said = time.monotonic() + self._patience_s, False
         while time.monotonic() < deadline:
