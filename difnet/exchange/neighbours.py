@@ -253,7 +253,7 @@ class Neighbours:
         elif link.phase in (ACTIVE, DONE):
             self.mending.cut(link, self.now)
         else:
-            link.greeted, link.dial_at = False, min(link.dial_at, self.now + RETURN_S)
+            link.is_dialled, link.greeted, link.dial_at = False, False, min(link.dial_at, self.now + RETURN_S)
 
     # messages in
 
@@ -295,7 +295,8 @@ class Neighbours:
             self.mending.answer(stranger, link, hello["lacks"], self.now)
             return
         self.lose(link, BROKE) if link.phase == ACTIVE else None  # it has given up this epoch, or is a new process
-        link.epoch = max(link.epoch, hello["epoch"]) + 1
+        begun = link.epoch + (link.phase != JOINING)  # an epoch that was offered in vain is offered again
+        link.epoch = max(begun, hello["epoch"] + 1)
         link.phase, link.first, link.heard_at = JOINING, max(self.next_round, hello["round"]), self.now
         self.sockets.adopt(stranger, link.neighbour)
         self.send(link, "welcome", self._standing(), epoch=link.epoch, round=link.first)
