@@ -4,12 +4,13 @@ Rounds are counted by both ends: each says which were the first and the last rou
 many rounds it combined what came. That is enough to know of each round that it was used once, or missed.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from difnet.checking.evidence import Evidence
 from difnet.checking.verdicts import Finding, judged, number_of
-from difnet.record.events import Event, NeighbourBack, NeighbourLost, Progress
+from difnet.record.events import Event, LinkHealed, NeighbourBack, NeighbourLost, Progress
 
 SLACK_S = 2.0  # beyond a bound: looks at the links are a quarter of a second apart, or more on a busy machine
 SILENT = "silent for "  # what an end says that has not heard the other; of one that has left it says "it left: …"
@@ -197,20 +198,29 @@ def _no_ends(known: Evidence) -> str:
 
 def exchanges(known: Evidence) -> list[Finding]:
     """Nobody combined more of a neighbour's states than that has sent; without faults, just as many."""
-    size, wrong, looked, states = known.state_bytes, list[tuple[str, str]](), 0, 0
+    size, wrong, looked, states, again = known.state_bytes, list[tuple[str, str]](), 0, 0, 0
+    told = Counter[tuple[int, int]]()
+    for event in known.of(LinkHealed, known.events):
+        told[event.agent, event.neighbour] += event.resent
     disturbed = known.replaced() | {e.agent for e in known.of(NeighbourLost, known.events)}
     for (k, l), end in sorted(known.edges.items()):
         other = known.edges.get((l, k))
         if end.combined is None or other is None or not size or k in known.replaced() or l in known.replaced():
             continue
-        sent, looked, states = other.payload_bytes // size, looked + 1, states + end.combined
+        sent, looked, states = other.payload_bytes // size - other.resent, looked + 1, states + end.combined
+        again += other.resent
         is_exact = known.in_step and not {k, l} & disturbed and l in known.heard_by.get(k, ())
         if other.payload_bytes % size:
             wrong.append((_where(l, k), f"it sent {other.payload_bytes} bytes of states that have {size} each"))
+        elif other.resent > told[l, k]:
+            wrong.append((_where(l, k), f"it sent {number_of(other.resent, 'state')} again, and of connections that "
+                                        f"broke and came back it told {told[l, k]}"))  # fmt: skip
         elif known.in_step and (end.combined > sent or (is_exact and end.combined != sent)):
             wrong.append((_where(k, l), f"it combined {end.combined} states, and {l} sent {sent}"))
     totals, words = _heard(known, wrong)
     what = f"{states} states over {number_of(looked, 'direction')} of edges, what {number_of(totals, 'agent')} heard"
+    if again:
+        what += f"; {again} sent again, as connections broke and came back"
     return judged("exchanges", what, wrong, "" if looked or totals else words or "no agent has told what it sent")
 
 
@@ -221,7 +231,8 @@ def _heard(known: Evidence, wrong: list[tuple[str, str]]) -> tuple[int, str]:
     replaced, looked = known.replaced(), 0
     for k in range(known.agents):
         last = known.last_word(k)
-        to_me = {l: end.payload_bytes for (l, other), end in known.edges.items() if other == k}
+        size = known.state_bytes
+        to_me = {l: end.payload_bytes - end.resent * size for (l, other), end in known.edges.items() if other == k}
         if last is None or not to_me or replaced & {k, *to_me} or len(known.lives) > 1:
             continue
         looked += 1

@@ -1,9 +1,11 @@
 """One edge of the network as one of its ends sees it: who is there, what was said last, whether it may be used.
 
 A link is moved through its life by `neighbours.py`: joining -> active -> done, or lost; and from lost, in a new epoch,
-to active again.
+to active again. While it is active or done its connection may be cut and come back, which is no change of all this
+(`mending.py`): for that it keeps what the other end may not have got yet.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from difnet.topology import Topology
 
 JOINING, ACTIVE, DONE, LOST = "joining", "active", "done", "lost"
+MOST_TOLD = 4  # messages that are kept: no end is ever so far behind another one that waits for it
 
 
 @dataclass(slots=True)
@@ -25,7 +28,8 @@ class Sent:
     payload_bytes: int = 0  # of states, headers and framing not counted
     wire_bytes: int = 0  # of all frames
     messages: int = 0
-    states: int = 0
+    states: int = 0  # those that were sent again counted again
+    resent: int = 0  # of these: sent again, since the first ones had gone under with a connection
 
 
 @dataclass(slots=True)
@@ -76,6 +80,18 @@ class Identity:
         return None
 
 
+@dataclass(slots=True, eq=False)
+class Told:
+    """A message that the other end must have got before it can be in a later step than this one.
+
+    Step `first` of an epoch is its "joined", step i + 1 the state of round i, or the word that none will be before it.
+    """
+
+    step: int
+    message: list  # of frames, without a copy
+    sends: int = 0  # how often it was handed to a connection
+
+
 @dataclass(slots=True)
 class Link:
     """What one end knows of an edge."""
@@ -109,8 +125,12 @@ class Link:
     sent: Sent = field(default_factory=Sent)
     combined: int = 0  # rounds in which what came was combined, over all epochs
     used: int = -1  # the last round in which what came over this edge was combined; before: the one before its first
-    outbox: list | None = None  # a message that found no room yet
+    outbox: deque[list] = field(default_factory=deque)  # messages that found no room yet, in order
+    bye: str = ""  # what we said when we left
     farewell_seen: bool = False
+    told: list[Told] = field(default_factory=list)  # that the other end may not have got, the oldest first
+    cut_at: float | None = None  # when the connection was seen to be broken, until it is back or given up
+    cuts: int = 0  # since a state was heard
 
     def join(self, first: int, offered: np.ndarray | None, now: float) -> None:
         """Begin an epoch: both ends are there, and use the edge from round `first` on."""
@@ -118,12 +138,31 @@ class Link:
         self.states, self.newest, self.is_last = {}, -1, False
         self.peer_phase, self.peer_phase_age_s, self.spoilt_at, self.is_gone = "", 0.0, None, False
         self.peer_round, self.unheard_since, self.used = -1, None, first - 1
+        self.told, self.cut_at, self.cuts = [], None, 0
 
     def leave(self, next_round: int) -> None:
         """The other end is away. What it told of a round that we have told as well is still combined."""
-        self.phase, self.outbox, self.is_dialled, self.greeted = LOST, None, False, False
+        self.phase, self.outbox, self.is_dialled, self.greeted = LOST, deque(), False, False
+        self.told, self.cut_at = [], None
         self.states = {i: state for i, state in self.states.items() if i < next_round}
         self.used = max([self.used, *self.states])
+
+    def keep(self, told: Told, alone: bool) -> None:
+        """Remember a message until the other end must have got it.
+
+        Args: `alone`, whether it makes the states before it useless, as in rounds that are not in step.
+        """
+        before = [t for t in self.told if t.step <= self.first] if alone else self.told
+        self.told = [*before[1 - MOST_TOLD :], told]
+
+    def forget(self, step: int, but_the_newest: bool = False) -> None:
+        """The other end has got everything up to this step."""
+        self.told = [told for told in self.told if told.step > step or (but_the_newest and told is self.told[-1])]
+
+    @property
+    def lacks(self) -> int:
+        """The first step that this end has not heard of."""
+        return self.first if self.phase == JOINING else max(self.newest + 1, self.first) + 1
 
     @property
     def may_return(self) -> bool:

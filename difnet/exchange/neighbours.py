@@ -1,8 +1,8 @@
 """Who of an agent's neighbours is there? Dialled, greeted, watched; left behind when silent; joined again on return.
 
-The identity of a sender is its link, never a header field. A neighbour that is gone (the sockets say so), silent (no
-beat) or stuck in one step (its beats say so) is left behind, at both ends. Whoever was left behind dials again, and a
-handshake begins a new epoch of the edge, from a round on that both ends can still reach:
+The identity of a sender is its link, never a header field. A neighbour that is gone (its connection broke, and does not
+come back: `mending.py`), silent (no beat) or stuck in one step (its beats say so) is left behind, at both ends. Whoever
+was left behind dials again, and a handshake begins a new epoch of the edge, from a round on that both can still reach:
 
     dials -> hello {who, epoch, round}     -> welcome {epoch, round} + state
           -> joined {epoch, round} + state    (the later of the two rounds; each state is where its sender stands)
@@ -18,15 +18,18 @@ import numpy as np
 from difnet.errors import DifnetError, WireError
 from difnet.exchange import wire
 from difnet.exchange.addresses import Lookup
-from difnet.exchange.links import ACTIVE, DONE, JOINING, LOST, Counters, Identity, Link, Patience
-from difnet.exchange.sockets import Frames, Sending, Sockets
+from difnet.exchange.links import ACTIVE, DONE, JOINING, LOST, Identity, Link, Patience
+from difnet.exchange.mending import BROKE, TURN_S, Healed, Mending
+from difnet.exchange.outgoing import Outgoing
+from difnet.exchange.sockets import Frames, Sockets
 
 BEAT_S = 0.25
 STOPPED_S = 4 * BEAT_S  # without having looked at the links: then it is we who were stopped
 REDIAL_S, RETURN_S = 5.0, 0.25  # between two attempts to reach a neighbour; and before the first one to get it back
 ENDED, JOINED = "an edge that is needed", "an edge"  # why a hello is refused: for good, or to come again
+OTHER = "an epoch"  # and why a resume is: only a new epoch can follow
 MOST_READS = 64  # of what came while we were stopped: more than links can hold
-HANDSHAKE = ("hello", "welcome", "joined", "reject")
+HANDSHAKE = ("hello", "welcome", "joined", "resumed", "reject")
 
 Heard = Callable[[Link, str, dict[str, Any], bytes], None]  # (link, kind, fields, body) of a message about rounds
 Lost = Callable[[Link, str], None]
@@ -37,9 +40,10 @@ class Neighbours:
     """An agent's links and their sockets; whoever calls it holds the transport's lock."""
 
     def __init__(
-        self, identity: Identity, links: list[Link], patience: Patience, heard: Heard, lost: Lost, back: Back
-    ) -> None:
-        self.identity, self.links, self.counters = identity, {link.neighbour: link for link in links}, Counters()
+        self, identity: Identity, links: list[Link], patience: Patience, heard: Heard, lost: Lost, back: Back,
+        healed: Healed, in_step: bool,
+    ) -> None:  # fmt: skip
+        self.identity, self.links = identity, {link.neighbour: link for link in links}
         self.dtype = wire.DTYPES[identity.dtype]
         self.sockets = Sockets(identity.length * self.dtype.itemsize)
         self.next_round = 0  # the first that nobody was told yet
@@ -53,6 +57,9 @@ class Neighbours:
         self.now = self._next_beat = time.monotonic()
         self._patience, self._on_heard, self._on_lost, self._on_back = patience, heard, lost, back
         self._has_begun = False
+        self.out = Outgoing(self.sockets, in_step, lambda link: self.mending.cut(link, self.now))
+        self.send, self.tell, self.counters = self.out.send, self.out.tell, self.out.counters
+        self.mending = Mending(identity, self.sockets, self.out, self._dial, self._receive, self.lose, healed)
         self._lookups: dict[int, Lookup] = {}  # of the numbers of neighbours that are to be dialled
 
     @property
@@ -93,6 +100,8 @@ class Neighbours:
     def moved(self, neighbour: int, endpoint: str) -> None:
         """A neighbour has started anew, and listens elsewhere."""
         if link := self.links.get(neighbour):
+            if link.cut_at is not None:
+                self.mending.give_up(link)
             link.endpoint, link.dial_at, link.is_gone = endpoint, 0.0, False
             self._lookups.pop(neighbour, None)
 
@@ -117,6 +126,8 @@ class Neighbours:
         """Read what there is, or wait for it until the next beat is due; then beat, and judge who is silent."""
         if any(link.outbox for link in self.links.values()):
             timeout_s = min(timeout_s, 0.005)
+        if self.mending.is_at_work:
+            timeout_s = min(timeout_s, TURN_S)
         timeout_s = min(timeout_s, max(0.0, self._next_beat - time.monotonic()))
         arrived = self.sockets.receive(timeout_s)
         first = next(arrived, None)
@@ -129,11 +140,14 @@ class Neighbours:
             self._was_stopped(away_s)
         for link in self.links.values():
             if link.outbox:
-                self._push(link, link.outbox, must=True)
-        if now >= self._next_beat:
-            self._next_beat = now + BEAT_S
+                self.out.flush(link)
+        is_time, is_broken = now >= self._next_beat, self.mending.is_at_work
+        if is_time or is_broken:
             for neighbour in self.sockets.broken_off():
                 self._broke_off(self.links[neighbour])
+            self.mending.look(now)
+        if is_time:
+            self._next_beat = now + BEAT_S
             self._beat(now)
             self._judge(now)
             if self._has_begun and not self.is_leaving:
@@ -153,6 +167,7 @@ class Neighbours:
         self.stopped_s += away_s
         for link in self.links.values():
             link.heard_at = self.now
+            link.cut_at = None if link.cut_at is None else self.now
         if away_s > self._patience.silence_s and self._has_begun:
             self.in_doubt_until = self.now + 2 * BEAT_S
 
@@ -160,9 +175,10 @@ class Neighbours:
         """Go on without a neighbour, and tell it so; it may come back."""
         if link.phase in (DONE, LOST):
             return
-        was_active = link.phase == ACTIVE
+        was_active, is_cut = link.phase == ACTIVE, link.cut_at is not None
         link.leave(self.next_round)
-        self.send(link, "bye", reason=f"left behind: {reason}"[:256])
+        if not is_cut:
+            self.send(link, "bye", reason=f"left behind: {reason}"[:256])
         self.sockets.hang_up(link.neighbour)
         link.dial_at = self.now + RETURN_S * (1 + random.SystemRandom().random())
         if was_active and not self.is_leaving:
@@ -173,7 +189,7 @@ class Neighbours:
         """Tell the other end so, and where we stand, if we are in a later round than that in which it waits for us."""
         if link.first < self.next_round:
             link.postpone(self.next_round)
-            self.send(link, "ahead", self._standing(), must=True, epoch=link.epoch, round=self.next_round)
+            self.tell(link, "ahead", self.next_round + 1, self._standing(), round_=self.next_round)
 
     # who is there
 
@@ -208,15 +224,21 @@ class Neighbours:
         since = self.computing_since
         phase, age_ms = ("waiting", 0) if since is None else ("computing", int(1000 * (now - since)))
         for link in self.active:
-            if not link.outbox and now - link.sent_at >= BEAT_S:
+            if not link.outbox and link.cut_at is None and now - link.sent_at >= BEAT_S:
                 self.send(link, "beat", phase=phase, age_ms=age_ms, told=self.next_round)
+
+    def _is_connected(self, link: Link) -> bool:
+        """Whether the sockets still know of the connection of a link that is in use: found out by sending."""
+        if link.cut_at is None:
+            self.send(link, "beat", phase="waiting", age_ms=0, told=self.next_round)
+        return link.cut_at is None
 
     def _judge(self, now: float) -> None:
         for link in self.links.values():
             silent_s = now - link.heard_at
             if link.phase == JOINING and self._has_begun and silent_s > self._patience.silence_s:
                 self.lose(link, "its handshake was not completed")
-            elif link.phase != ACTIVE:
+            elif link.phase != ACTIVE or link.cut_at is not None:  # that has a shorter end
                 continue
             elif silent_s > self._patience.silence_s:
                 self.lose(link, f"silent for {silent_s:.1f} s")
@@ -226,12 +248,12 @@ class Neighbours:
                 self.lose(link, "what it sent was refused, and nothing better came")
 
     def _broke_off(self, link: Link) -> None:
-        if link.phase == ACTIVE:
-            self.lose(link, "the connection broke")
-        elif link.phase in (JOINING, LOST):
-            link.greeted = False
+        if link.cut_at is not None:
+            self.mending.try_again(link, self.now)
+        elif link.phase in (ACTIVE, DONE):
+            self.mending.cut(link, self.now)
         else:
-            link.outbox = None
+            link.is_dialled, link.greeted, link.dial_at = False, False, min(link.dial_at, self.now + RETURN_S)
 
     # messages in
 
@@ -252,29 +274,42 @@ class Neighbours:
     def _meet(self, stranger: bytes, kind: str, hello: dict[str, Any]) -> None:
         """The first message of a connection must be a hello that fits; it ties the connection to its link.
 
-        While the other end is there, nobody else can be it; if it has just died, its successor is let in by its next
-        hello, since the next beat finds out.
+        While the other end is there, nobody else can be it.
         """
-        if kind != "hello":
+        if kind not in ("hello", "resume"):
             raise WireError(f"a {kind!r} before any hello")
         link = self.links.get(hello["agent"])
         wrong = self.identity.mismatch(hello)
         if not wrong and (link is None or link.dials):
             wrong = "agent", f"one of {sorted(self.links)}"[:256], str(hello["agent"])
-        elif not wrong and link is not None and self._has_ended(link, hello["incarnation"]):
-            wrong = ENDED, "one that goes on", "one that has ended"
-        elif not wrong and link is not None and link.phase == ACTIVE:
-            wrong = JOINED, "an edge not yet joined", link.phase
-        elif not wrong and link is not None and (hello["incarnation"], hello["attempt"]) <= link.newest_hello:
-            raise WireError("a hello of a connection that another one has replaced")
+        elif not wrong and link is not None:
+            if (hello["incarnation"], hello["attempt"]) <= link.newest_hello:
+                raise WireError("a hello of a connection that another one has replaced")
+            wrong = self._unfit(link, kind, hello)
         if wrong or link is None:
             what, expected, got = wrong or ("agent", "", "")
             self.sockets.send(stranger, [wire.pack("reject", what=what, expected=expected, got=got), b""])
             raise WireError(f"a hello that does not fit: {what}")
-        link.epoch, link.newest_hello = max(link.epoch, hello["epoch"]) + 1, (hello["incarnation"], hello["attempt"])
+        link.newest_hello = hello["incarnation"], hello["attempt"]
+        if kind == "resume":
+            self.mending.answer(stranger, link, hello["lacks"], self.now)
+            return
+        self.lose(link, BROKE) if link.phase == ACTIVE else None  # it has given up this epoch, or is a new process
+        begun = link.epoch + (link.phase != JOINING)  # an epoch that was offered in vain is offered again
+        link.epoch = max(begun, hello["epoch"] + 1)
         link.phase, link.first, link.heard_at = JOINING, max(self.next_round, hello["round"]), self.now
         self.sockets.adopt(stranger, link.neighbour)
         self.send(link, "welcome", self._standing(), epoch=link.epoch, round=link.first)
+
+    def _unfit(self, link: Link, kind: str, hello: dict[str, Any]) -> tuple[str, str, str] | None:
+        """Why the other end of a link cannot join it now, or go on with it: what, expected, got."""
+        if kind == "hello" and self._has_ended(link, hello["incarnation"]):
+            return ENDED, "one that goes on", "one that has ended"
+        if kind == "resume" and not self.mending.goes_on(link, hello["epoch"], hello["incarnation"]):
+            return OTHER, str(link.epoch), str(hello["epoch"])
+        if link.phase in (ACTIVE, DONE) and self._is_connected(link):
+            return JOINED, "an edge not yet joined", link.phase
+        return None
 
     def _has_ended(self, link: Link, incarnation: int) -> bool:
         """Whether we no longer wait for this neighbour, unless it is a new process."""
@@ -289,18 +324,23 @@ class Neighbours:
         elif kind == "welcome" and link.dials and link.phase in (JOINING, LOST) and fields["epoch"] > link.epoch:
             link.epoch = fields["epoch"]
             self._begin(link, max(fields["round"], self.next_round), body)
-            self.send(link, "joined", self._standing(), must=True, epoch=link.epoch, round=link.first)
+            self.tell(link, "joined", link.first, self._standing(), round_=link.first)
         elif kind == "joined" and not link.dials and link.phase == JOINING and fields["epoch"] == link.epoch:
             self._begin(link, max(fields["round"], link.first), body)
             self.go_ahead(link)
+        elif kind == "resumed" and link.dials and link.cut_at is not None and fields["epoch"] == link.epoch:
+            self.mending.heal(link, fields["lacks"], self.now)
         elif kind == "bye":
             self.send(link, "seen")
             if fields["reason"] != "done":
                 self.lose(link, f"it left: {fields['reason']}")
             elif link.phase == ACTIVE:
-                link.phase, link.outbox = DONE, None
+                link.phase = DONE
+                link.outbox.clear()
         elif kind == "seen":
             link.farewell_seen = True
+        elif kind == "reject" and link.cut_at is not None:
+            self._not_resumed(link, fields)
         elif kind == "reject" and link.phase in (JOINING, LOST):
             self._refused(link, fields)
         else:
@@ -323,31 +363,14 @@ class Neighbours:
                           f"{fields['got']!r} here and {fields['expected']!r} there; start both from the same "
                           f"configuration")  # fmt: skip
 
+    def _not_resumed(self, link: Link, fields: dict[str, Any]) -> None:
+        if fields["what"] == JOINED:  # it has yet to see that the connection broke
+            self.mending.try_again(link, self.now)
+        else:
+            self.mending.give_up(link)
+
     def _standing(self) -> bytes | memoryview:
         return b"" if self.offer is None else self.offer.data.cast("B")
-
-    # messages out
-
-    def send(self, link: Link, kind: str, body: bytes | memoryview = b"", must: bool = False, **fields: Any) -> bool:
-        """Send now; a message that must arrive waits in the link's outbox while there is no room for it."""
-        return self._push(link, [wire.pack(kind, **fields), body], must)
-
-    def _push(self, link: Link, message: Frames, must: bool) -> bool:
-        sending = self.sockets.send(link.neighbour, message)
-        if sending is Sending.SENT:
-            link.outbox = None if link.outbox is message else link.outbox
-            link.sent_at = self.now
-            for total in (self.counters, link.sent):
-                total.messages += 1
-                total.wire_bytes += len(message[0]) + len(message[1])
-                total.payload_bytes += len(message[1])
-                total.states += bool(len(message[1]))
-        elif sending is Sending.FULL:
-            link.outbox = message if must else link.outbox
-        elif link.phase not in (JOINING, LOST):
-            link.outbox = None
-            self.lose(link, "the connection broke")
-        return sending is Sending.SENT
 
 
 def _split(frames: Frames) -> tuple[str, dict[str, Any]]:

@@ -66,7 +66,8 @@ class Sockets:
         self._router = self._socket(zmq.ROUTER, LISTENING)
         self._dealers: dict[int, zmq.Socket] = {}
         self._routes: dict[int, bytes] = {}  # neighbour -> routing id
-        self._neighbours: dict[bytes, int] = {}  # and back
+        self._neighbours: dict[bytes, int | None] = {}  # and back; None: of what it said before, which counts no more
+        self._replaced: dict[int, bytes] = {}  # neighbour -> its last routing id before
         self._dialled: dict[zmq.Socket, int] = {}  # and back
         self._monitors: dict[int, zmq.Socket] = {}
         self._watched: list[tuple[zmq.Socket, Callable[[], None]]] = []
@@ -95,8 +96,10 @@ class Sockets:
         dealer.connect(endpoint)
 
     def adopt(self, stranger: bytes, neighbour: int) -> None:
-        """From now on this connection is that neighbour's."""
-        self._neighbours.pop(self._routes.get(neighbour, b""), None)
+        """From now on this connection is that neighbour's; what is still to be read of its last one is dropped."""
+        self._neighbours.pop(self._replaced.pop(neighbour, b""), None)
+        if (before := self._routes.get(neighbour)) is not None:
+            self._replaced[neighbour], self._neighbours[before] = before, None
         self._routes[neighbour], self._neighbours[stranger] = stranger, neighbour
 
     def watch(self, socket: zmq.Socket, handle: Callable[[], None]) -> None:
@@ -109,6 +112,8 @@ class Sockets:
         route = self._routes.get(to, b"") if isinstance(to, int) else to
         if dealer is None and not route:
             return Sending.GONE
+        if isinstance(to, int) and dealer is not None and readable(self._monitors[to]):
+            return Sending.GONE  # else ZeroMQ's next connection would be taken for this one
         *head, body = message if dealer is not None else (route, *message)
         socket = dealer or self._router
         try:
@@ -141,7 +146,14 @@ class Sockets:
                 sender, *frames = self._router.recv_multipart(LAST)
             except zmq.Again:
                 return
-            yield self._neighbours.get(sender, sender), frames
+            if (source := self._neighbours.get(sender, sender)) is not None:
+                yield source, frames
+
+    def rest(self, neighbour: int) -> Iterator[Frames]:
+        """What a dialled neighbour has said that is not read yet, as far as it is here."""
+        dealer = self._dealers.get(neighbour)
+        while dealer is not None and not dealer.closed and readable(dealer):
+            yield dealer.recv_multipart()
 
     def broken_off(self) -> list[int]:
         """The dialled neighbours whose connection has broken; and let those be served whose sockets are watched.

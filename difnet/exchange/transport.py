@@ -16,6 +16,7 @@ import numpy as np
 from difnet.errors import Diverged, WireError
 from difnet.exchange import wire
 from difnet.exchange.links import ACTIVE, DONE, JOINING, LOST, Counters, Identity, Link, Patience, Sent
+from difnet.exchange.mending import TURN_S, Healed
 from difnet.exchange.neighbours import BEAT_S, Back, Lost, Neighbours
 
 LONG_STEP_S = 0.1  # a step longer than this lets the helper thread look after the links
@@ -51,12 +52,13 @@ class Transport:
         catch_up: int = 100,
         lost: Lost = lambda link, reason: None,
         back: Back = lambda link: None,
+        healed: Healed = lambda link, seconds, resent: None,
     ) -> None:
         self.identity, self.round = identity, -1
         self.longest_wait_s = 0.0  # for a round; while we were stopped ourselves not counted
         self._must = lag is None if must is None else must
         self._patience, self._lag, self._catch_up = patience, lag, catch_up
-        self._neighbours = Neighbours(identity, links, patience, self._heard, lost, back)
+        self._neighbours = Neighbours(identity, links, patience, self._heard, lost, back, healed, lag is None)
         self._links = self._neighbours.links
         self._lock = threading.Lock()  # held by whichever thread touches the sockets
         self._closing = threading.Event()
@@ -71,6 +73,7 @@ class Transport:
         self._closing.set()
         if self._helper.is_alive():
             self._helper.join()
+        self._neighbours.mending.close()
         self._neighbours.sockets.close(linger_ms=500 if self._neighbours.is_leaving else 0)
 
     @property
@@ -166,8 +169,8 @@ class Transport:
             self._next_is(round_ + 1)
             for link in self._links.values():
                 if link.is_due(round_) and (to is None or link.neighbour in to):
-                    self._neighbours.send(link, "last" if last else "state", body if link.tells else b"",
-                                          must=self._must, epoch=link.epoch, round=round_)  # fmt: skip
+                    self._neighbours.tell(link, "last" if last else "state", round_ + 1, body if link.tells else b"",
+                                          self._must, round_=round_)  # fmt: skip
 
     def hear(
         self, round_: int, of: Collection[int] | None = None, wanted: int | None = None,
@@ -190,6 +193,8 @@ class Transport:
                 if self._lag is None and self._neighbours.has_beaten():  # else not every round is told to everybody
                     self._give_up(links, round_, began)
             heard = self._take(links, round_, wanted)
+            for link in links if of is not None else ():  # who answers a call has got it
+                link.forget(link.newest + 1)
             now = self._neighbours.computing_since = time.monotonic()
             if now - began > self.longest_wait_s:
                 waited_s = now - began - (self._neighbours.stopped_s - stopped_s)
@@ -216,7 +221,8 @@ class Transport:
                 neighbours.service(0.05)
             for link in self._links.values():
                 if link.phase in (ACTIVE, DONE):
-                    neighbours.send(link, "bye", must=True, reason=reason[:256])
+                    link.bye = reason[:256]
+                    neighbours.send(link, "bye", must=True, reason=link.bye)
             while time.monotonic() < deadline and not all(link.farewell_seen for link in neighbours.active):
                 neighbours.service(0.05)
 
@@ -354,11 +360,12 @@ class Transport:
             raise
         if not link.accept(fields["round"], state, self.round, self._lag):
             raise WireError("a stale, early or replayed state")
-        link.spoilt_at, link.is_last = None, kind == "last"
+        link.spoilt_at, link.is_last, link.cuts = None, kind == "last", 0
+        link.forget(fields["round"], but_the_newest=self._lag is not None)
 
     def _look_after_long_steps(self) -> None:
         """The helper thread: while a long step computes, it reads, beats and judges in the loop's place."""
-        while not self._closing.wait(BEAT_S):
+        while not self._closing.wait(TURN_S if self._neighbours.mending.is_at_work else BEAT_S):
             since = self._neighbours.computing_since
             if since is None or time.monotonic() - since < LONG_STEP_S or not self._lock.acquire(blocking=False):
                 continue

@@ -261,6 +261,7 @@ TO_REGISTRY: dict[str, Word] = {
     **event(events.Judged),
     **event(events.NeighbourLost),
     **event(events.NeighbourBack),
+    **event(events.LinkHealed),
     **event(events.AgentReturned),
     **event(events.TrainedAlone),
     **event(events.Saved),

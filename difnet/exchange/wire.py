@@ -13,7 +13,7 @@ import numpy as np
 
 from difnet.errors import WireError
 
-PROTOCOL = "2.0"
+PROTOCOL = "2.1"
 HEADER_LIMIT, LARGEST, LONGEST = 4096, 2**63, 256
 DOCUMENT_LIMIT = FRAME_LIMIT = 4 * 2**20  # of control messages: a longer tensor takes several frames
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
@@ -21,6 +21,9 @@ DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dt
 _FIELDS: dict[str, dict[str, type]] = {
     "hello": {"protocol": str, "run": str, "agent": int, "incarnation": int, "topology": str, "weights": str,
               "model": str, "dtype": str, "length": int, "epoch": int, "attempt": int, "round": int},
+    "resume": {"protocol": str, "run": str, "agent": int, "incarnation": int, "topology": str, "weights": str,
+               "model": str, "dtype": str, "length": int, "epoch": int, "attempt": int, "lacks": int},
+    "resumed": {"epoch": int, "lacks": int},
     "welcome": {"epoch": int, "round": int},
     "joined": {"epoch": int, "round": int},
     "ahead": {"epoch": int, "round": int},

@@ -117,6 +117,21 @@ class NeighbourBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LinkHealed(Event):
+    """The connection of agents `agent` and `neighbour` broke and came back, and both go on as if it had not.
+
+    Each end tells so of each time; nothing was missed, and the epoch is the same.
+    """
+
+    agent: int
+    neighbour: int
+    iteration: int
+    epoch: int  # see NeighbourLost
+    seconds: float  # from when this end saw it to be broken
+    resent: int  # states that this end sends again, as the first ones went under
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReturned(Event):
     """Agent `agent` had lost everybody, or is a new process of an agent that died, and goes on where the others are.
 
@@ -165,6 +180,7 @@ class Edge(Event):
     combined: int | None = None  # rounds in which a state of the neighbour was combined
     epoch: int | None = None  # the last; see NeighbourLost
     used: int | None = None  # the last round of that epoch in which this end used the edge
+    resent: int | None = None  # states that are counted twice in the above, since a connection broke: see LinkHealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,9 +349,9 @@ class RunEnded(Event):
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
-        Progress, Snapshot, Submitted, Evaluated, Judged, NeighbourLost, NeighbourBack, AgentReturned, TrainedAlone,
-        Saved, Edge, Finished, RunStarted, Note, Ready, Pulse, Measured, Validated, Checkpointed, Resumed, Tested,
-        AgentLost, Pieces, RunEnded,
+        Progress, Snapshot, Submitted, Evaluated, Judged, NeighbourLost, NeighbourBack, LinkHealed, AgentReturned,
+        TrainedAlone, Saved, Edge, Finished, RunStarted, Note, Ready, Pulse, Measured, Validated, Checkpointed,
+        Resumed, Tested, AgentLost, Pieces, RunEnded,
     )
 }  # fmt: skip
 

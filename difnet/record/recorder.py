@@ -27,6 +27,7 @@ from difnet.record.events import (
     Event,
     Finished,
     Judged,
+    LinkHealed,
     Measured,
     NeighbourBack,
     NeighbourLost,
@@ -201,6 +202,10 @@ class Recorder:
             self.emit(event)
         elif isinstance(event, NeighbourBack):
             g.joined(event)
+            self.emit(event)
+        elif isinstance(event, LinkHealed):
+            g.healed += 1
+            g.resent += event.resent
             self.emit(event)
         elif isinstance(event, AgentReturned):
             g.came_back(event)
@@ -383,8 +388,8 @@ class Recorder:
         """What travelled over each edge, either way, and was used of it; wire bytes only where there was a wire."""
         on_wire = self.command == "launch"
         rows = sorted((e.agent, e.neighbour, e.payload_bytes, e.wire_bytes if on_wire else "", e.messages,
-                       *("" if n is None else n for n in (e.combined, e.epoch, e.used)))
+                       *("" if n is None else n for n in (e.combined, e.epoch, e.used, e.resent)))
                       for e in self.tally.edges)  # fmt: skip
-        names = ("from", "to", "payload_bytes", "wire_bytes", "messages", "combined", "epoch", "used")
+        names = ("from", "to", "payload_bytes", "wire_bytes", "messages", "combined", "epoch", "used", "resent")
         self._write_table("edges.csv", names, rows)
 

@@ -65,6 +65,7 @@ def summarise(
         "missed_exchanges": pulse.missed, "refused_messages": g.total("refused"),
         "refused_control": about["refused_control"],
         "one_sided_exchanges": g.one_sided_exchanges(), "lost_agents": sorted(g.lost), "losses": _losses(g),
+        "healed_links": g.healed, "resent_exchanges": g.resent,
         "returned_agents": sorted(g.returned),
         "edges_apart": sorted({(min(e), max(e)) for e in g.apart if not g.lost.keys() & e}),
     }  # fmt: skip

@@ -79,6 +79,8 @@ class Tally:
     progress: dict[int, Progress] = field(default_factory=dict)
     finished: dict[int, Finished] = field(default_factory=dict)
     broken: list[NeighbourLost] = field(default_factory=list)
+    healed: int = 0  # times that one end of an edge was cut off and went on as if it had not been
+    resent: int = 0  # states that were sent again for it
     apart: dict[tuple[int, int], NeighbourLost] = field(default_factory=dict)  # who has not joined again, by whom
     returned: set[int] = field(default_factory=set)
     saved: dict[int, dict[int, Saved]] = field(default_factory=dict)  # iteration -> who has a checkpoint of it

@@ -19,7 +19,7 @@ from difnet.exchange.transport import Return, Transport
 from difnet.maths.combine import column
 from difnet.maths.robust import rule
 from difnet.record.checkpoints import Checkpoint, Manifest, Shelf, shelf_of
-from difnet.record.events import AgentReturned, NeighbourBack, NeighbourLost, TrainedAlone
+from difnet.record.events import AgentReturned, LinkHealed, NeighbourBack, NeighbourLost, TrainedAlone
 from difnet.runtime.among_equals import AmongEquals, mean_of
 from difnet.runtime.judge import Judge, run_held_out
 from difnet.runtime.reporter import Reporter, state_of
@@ -112,11 +112,14 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
         def back(link: Link) -> None:
             reporter.say(NeighbourBack(k, link.neighbour, reporter.iteration, link.first, link.epoch))
 
+        def healed(link: Link, seconds: float, resent: int) -> None:
+            reporter.say(LinkHealed(k, link.neighbour, reporter.iteration, link.epoch, seconds, resent))
+
         patience = Patience(config.silence_s, config.step_timeout_s)
         lag = 0 if is_client else config.staleness if config.mode == "async" else None
         with Transport(identity, links_of(k, topology, workload.hub), patience=patience, lag=lag,
                        must=config.mode == "sync", catch_up=CATCH_UP + 2 * topology.agents, lost=lost,
-                       back=back) as transport:  # fmt: skip
+                       back=back, healed=healed) as transport:  # fmt: skip
             saving = Saving(
                 assignment.shelf(k), config.checkpoint_every, kept(config, topology),
                 lambda saved: reporter.say(saved), lambda text: _complain(control, k, assignment, text),

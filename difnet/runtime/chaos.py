@@ -318,7 +318,7 @@ def carry_out(folder: Path, plan: Sequence[Fault], say: Callable[[str], None], s
     def who(pid: int) -> int | None:
         return next((k for k, known in victims.agents().items() if known == pid), None)
 
-    with Undoing() as undoing, at_work(folder) as record, Proxy(who, seed) as proxy:
+    with at_work(folder) as record, Proxy(who, seed) as proxy, Undoing() as undoing:  # paths are given back first
         began = time.monotonic()
         chaos = Chaos(victims, plan, lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}"), stopped, undoing,
                       proxy, record)  # fmt: skip

@@ -163,7 +163,7 @@ class Reporter:
             self.saving.save_last(self.iteration, self.state, self.totals())
         used = self._transport.used()
         for l, sent in self._transport.sent.items():
-            self.say(Edge(self._k, l, sent.payload_bytes, sent.wire_bytes, sent.messages, *used[l]))
+            self.say(Edge(self._k, l, sent.payload_bytes, sent.wire_bytes, sent.messages, *used[l], sent.resent))
         self.say(Finished(self._k, self.iteration, ended, reason), self.state.w, *self.state.slots)
         self.judge.work()
         if not stay(self._k, self._control, self.judge, self._patience_s):

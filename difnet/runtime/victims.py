@@ -14,7 +14,8 @@ from difnet.record.files import read_json
 from difnet.system.holding import holder, is_held
 from difnet.system.lifetime import AGENT
 
-TOLD = (b'{"event": "Ready"', b'{"event": "Pulse"', b'{"event": "Resumed"', b'{"event": "NeighbourBack"')
+TOLD = (b'{"event": "Ready"', b'{"event": "Pulse"', b'{"event": "Resumed"', b'{"event": "NeighbourBack"',
+        b'{"event": "LinkHealed"')
 
 
 class Network(NamedTuple):
@@ -121,7 +122,7 @@ class Course:
     def _hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "Pulse":
             self.iteration = int(event["iteration"])
-        elif event["event"] == "NeighbourBack":
+        elif event["event"] in ("NeighbourBack", "LinkHealed"):
             self.returns[frozenset((event["agent"], event["neighbour"]))] += 1
         else:
             self.has_begun = event["event"] == "Ready"  # one that goes on is made ready once more
