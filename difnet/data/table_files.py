@@ -21,7 +21,7 @@ from difnet.system.progress import report_progress
 TEXT, PARQUET = (".csv", ".tsv", ".psv", ".txt"), (".parquet", ".pq")
 GAPS = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "NAN", "null", "NULL", "Null", "?", "-")
 SEPARATORS = ("\t", ";", "|", ",")  # in this order: a decimal comma is no separator where there is another one
-PIECE, SAMPLE, SEEN_LINES = 2**22, 2**18, 200
+PIECE, SAMPLE, SEEN_LINES = 2**20, 2**18, 200
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
@@ -196,6 +196,7 @@ class TextFile(TableFile):
                                                              strings_can_be_null=False),
                 )  # fmt: skip
                 for batch in reader:
+                    raw.tell_progress()
                     columns = {name: batch.column(n) for n, name in enumerate(wanted)}
                     yield _without_blank(columns, np.arange(done, done + batch.num_rows))
                     done += batch.num_rows
@@ -209,13 +210,13 @@ class TextFile(TableFile):
                             f"rows there.")  # fmt: skip
 
     def place(self, row: int) -> str:
+        return f"line {next(line for number, (line, _) in enumerate(self._rows()) if number == row)}"
+
+    def wrong(self, row: int, column: str, what: str) -> DataError:
         try:
-            for number, (line, cells) in enumerate(self._rows()):
-                if number == row and cells:
-                    return f"line {line}"
-        except csv.Error:
-            pass
-        return f"row {row + 1}"
+            return super().wrong(row, column, what)
+        except (csv.Error, StopIteration):  # an open quotation mark has swallowed all that follows
+            return self._ragged(None)
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """The rows with their lines, one by one: slow, and for errors alone."""
@@ -286,7 +287,10 @@ class ParquetFile(TableFile):
             column, kind = column.dictionary_decode(), kind.value_type
         if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
             return arrow.compute.cast(column, arrow.float64(), safe=False)
-        if types.is_null(kind) or types.is_boolean(kind) or types.is_temporal(kind) or types.is_large_string(kind):
+        if types.is_timestamp(kind):
+            column = arrow.compute.cast(column, arrow.timestamp("us", kind.tz), safe=False)
+        if any(fits(kind) for fits in (types.is_null, types.is_boolean, types.is_date, types.is_timestamp,
+                                       types.is_large_string)):  # fmt: skip
             return arrow.compute.cast(column, arrow.string())
         if types.is_string(kind):
             return column
