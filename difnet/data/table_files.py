@@ -28,6 +28,9 @@ THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 DATE = re.compile(r"\d{4}[-/]\d\d?[-/]\d\d?([T ].*)?|\d\d?\.\d\d?\.\d{4}")
 
 
+Where = str | Path | Sequence[str | Path]  # a folder, a table, or several of them
+
+
 class Found(NamedTuple):
     """The files of a folder, in the order of their names."""
 
@@ -57,13 +60,13 @@ def pyarrow() -> Any:
     return arrow
 
 
-def find(data: Path | Sequence[Path]) -> Found:
+def find(data: Where) -> Found:
     """The tables in a folder, not in folders below it; or the files of a list, or one file, as named.
 
     Raises: DataError, if there are none, or two would be one client; EnvironmentLacks, if a path is not there.
     """
     found, left_out = list[Path](), list[str]()
-    for path in [data] if isinstance(data, Path) else data:
+    for path in [Path(one).expanduser() for one in ([data] if isinstance(data, str | Path) else data)]:
         if path.is_dir():
             for entry in sorted(path.iterdir()):
                 if not entry.name.startswith("."):

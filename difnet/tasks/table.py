@@ -1,7 +1,6 @@
 """People's own tables (CSV, TSV, Parquet) as clients: a file is an owner, and so is an agent, or a part of one."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from difnet.data import Indices
 from difnet.data.own_tables import OwnTable, read, schema_of
 from difnet.data.schema import Column, Schema, Target, from_dict
+from difnet.data.table_files import Where
 from difnet.errors import ConfigError
 from difnet.maths.evaluate import accuracy_of
 from difnet.maths.scaling import Constants, Layout, constants, inputs, scaled
@@ -25,7 +25,7 @@ class Tables(Owned):
 
 
 def table(
-    agents: int, shots: int, queries: int, *, data: str | Path | Sequence[str | Path],
+    agents: int, shots: int, queries: int, *, data: Where,
     here: Sequence[int] | None = None, keeps: bool = True, schema: Mapping[str, Any] | None = None,
     target: str | None = None, client: str | None = None, kind: str | None = None,
     columns: Sequence[str] | None = None, **options: Any,
@@ -45,13 +45,11 @@ def table(
     Raises: ConfigError for a schema or options that cannot be, and for fewer clients than agents; DataError and
         EnvironmentLacks as `difnet.data.own_tables.read`.
     """
-    paths = [data] if isinstance(data, str | Path) else list(data)
-    files = [Path(path).expanduser() for path in paths]
-    made, notes = _schema(files, schema, target, client, kind, columns)
+    made, notes = _schema(data, schema, target, client, kind, columns)
     if made.scale == "support" and shots < 2:
         raise ConfigError(f"{shots} shot: a support set of one row has no spread that numbers could be scaled by; give "
                           f"--shots 2 or more, or a schema with scale = \"constants\"")  # fmt: skip
-    own = read(files, made, client=client, columns=columns)
+    own = read(data, made, client=client, columns=columns)
     regression = made.target.kind == "regression"
     family = Tables(
         _maker(own), own.rows_of, {name: facts.rows for name, facts in own.clients.items()}, agents=agents, here=here,
@@ -70,7 +68,7 @@ def table(
 
 
 def _schema(
-    files: Sequence[Path], schema: Mapping[str, Any] | None, target: str | None, client: str | None, kind: str | None,
+    data: Where, schema: Mapping[str, Any] | None, target: str | None, client: str | None, kind: str | None,
     columns: Sequence[str] | None,
 ) -> tuple[Schema, list[str]]:  # fmt: skip
     """The schema that is given, else the one that the data suggests, and what was decided without being told."""
@@ -79,7 +77,7 @@ def _schema(
             raise ConfigError("task table: neither a target nor a schema is given, so nobody knows what is to be "
                               "predicted; say --set task.target=NAME, or give the schema that `difnet data describe "
                               "DATA --target NAME` writes")  # fmt: skip
-        suggestion = schema_of(files, target, client=client, kind=kind, columns=columns)
+        suggestion = schema_of(data, target, client=client, kind=kind, columns=columns)
         return suggestion.schema, suggestion.notes
     made = from_dict(schema, "task.schema")
     if target is not None and target != made.target.name:

@@ -263,7 +263,7 @@ def test_what_a_class_is_called_elsewhere_is_refused_by_line(tmp_path):
 
 @pytest.mark.parametrize("target", ["ill", "dose"])
 def test_three_owners_learn_a_launch_model_that_fits_rows_they_kept_back(tmp_path, target):
-    """With a rule that all have in common, and a shift of each; adapt and combine by hand, each agent on its own rows."""
+    """With a rule that all have in common and a shift of each; each agent adapts on its own rows."""
     rng = np.random.default_rng(0)
     for n, name in enumerate("abc"):
         x = rng.normal(100 * n, 5, (80, 2))
