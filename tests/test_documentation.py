@@ -36,6 +36,12 @@ def save_what_the_docs_have_saved(folder: Path) -> None:
     [samples] = blocks(REPOSITORY / "docs" / "after-training.md", "csv")
     for name in ("mine.csv", "more.csv"):
         (folder / name).write_text(samples)
+    (folder / "clients").mkdir()
+    [table] = blocks(REPOSITORY / "docs" / "own-data.md", "csv")
+    for name in ("ash", "birch", "oak"):
+        (folder / "clients" / f"{name}.csv").write_text(table)
+    [schema] = blocks(REPOSITORY / "docs" / "own-data.md", "toml")
+    (folder / "schema.toml").write_text(schema)
 
 
 def documented() -> list[str]:

@@ -35,9 +35,9 @@ def describe(
 
     \b
     Examples:
-      difnet data describe mine.csv --target y
-      difnet data describe mine.csv more.csv --target y -v > schema.toml
-      difnet data describe mine.csv --against schema.toml
+      difnet data describe clients --target ill > schema.toml
+      difnet data describe mine.csv more.csv --target y -v
+      difnet data describe clients --against schema.toml
       difnet data describe schema.toml
     """
     from difnet.cli.data import waiting
@@ -103,8 +103,9 @@ def _tell(schema: Schema, table: OwnTable | None, notes: list[str], verbose: boo
         click.echo(f"note: {printable(note)}", err=True)
     if clients:
         many = f"{len(clients)} client{'s' * (len(clients) != 1)}"
-        click.echo(f"{many}, {sum(facts.rows for facts in clients.values())} rows, {len(schema.inputs)} inputs, "
-                   f"{schema.outputs} output{'s' * (schema.outputs != 1)}", err=True)  # fmt: skip
+        click.echo(f"{many}, {sum(facts.rows for facts in clients.values())} rows, {len(schema.inputs)} "
+                   f"input{'s' * (len(schema.inputs) != 1)}, {schema.outputs} output{'s' * (schema.outputs != 1)}",
+                   err=True)  # fmt: skip
     if verbose and clients:
         lines = [["client", "rows", "gaps", *map(printable, schema.target.classes)]]
         lines += [[printable(name), *map(str, _figures(facts))] for name, facts in clients.items()]

@@ -41,5 +41,8 @@ def settled(config: RunConfig, data: Path | None) -> RunConfig:
     """
     if config.task.name not in OF:
         return config
+    if "data" in config.task.options:
+        raise ConfigError(f"task.data is {str(config.task.options['data'])!r}: a configuration says nothing of where "
+                          f"anybody's data lies; say --data instead, on each host its own")  # fmt: skip
     options = OF[config.task.name](data, config.task.options)
     return config.model_copy(update={"task": config.task.model_copy(update={"options": options})})

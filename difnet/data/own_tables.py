@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from difnet.data import Array, Indices, cells
 from difnet.data.cache import Kept, Writer, kept
 from difnet.data.schema import SCALED, Column, Schema, from_dict
 from difnet.data.survey import Suggestion, suggest
-from difnet.data.table_files import Cells, Found, TableFile, client_name, find, open_table, pyarrow
+from difnet.data.table_files import Cells, Found, TableFile, Where, client_name, find, open_table, pyarrow
 from difnet.errors import DataError
 
 READER, SURVEYOR = "own-tables 1", "own-survey 1"
@@ -79,7 +78,7 @@ def _few(lines: list[str]) -> list[str]:
 
 
 def schema_of(
-    data: Path | Sequence[Path], target: str, *, client: str | None = None, kind: str | None = None,
+    data: Where, target: str, *, client: str | None = None, kind: str | None = None,
     columns: Sequence[str] | None = None,
 ) -> Suggestion:  # fmt: skip
     """`survey.suggest`, whose answer is kept as long as the files do not change.
@@ -98,7 +97,7 @@ def schema_of(
 
 
 def read(
-    data: Path | Sequence[Path], schema: Schema, *, client: str | None = None, columns: Sequence[str] | None = None
+    data: Where, schema: Schema, *, client: str | None = None, columns: Sequence[str] | None = None
 ) -> OwnTable:
     """All rows of these tables by a schema. What was read once is kept as long as neither files nor schema change.
 

@@ -200,7 +200,8 @@ def _agree(what: str, agreed: bool, first: str, second: str) -> None:
 
 def _plain(part: Any, *but: str) -> dict[str, Any]:
     told = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(part).items()}
-    return {key: value for key, value in told.items() if key not in but and value not in (None, [], "", False)}
+    return {key: value for key, value in told.items()
+            if key not in but and not (value is None or value is False or value in ([], ""))}  # fmt: skip
 
 
 def _table(words: Any, where: str) -> Mapping[str, Any]:

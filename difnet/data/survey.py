@@ -45,7 +45,6 @@ class Seen:
     words: set[str] = field(default_factory=set)  # different ones, MOST_WORDS + 1 at most
     text: At | None = None  # the first cell that is no number
     grouped: At | None = None  # the first number with thousands or a comma
-    number: At | None = None
     files: dict[str, str] = field(default_factory=dict)  # file -> "numbers" or "text", where it holds one alone
 
     def add(self, column: Any, table: TableFile, rows: Any) -> None:
@@ -63,23 +62,20 @@ class Seen:
                 raise table.wrong(int(rows[wrong.row]), self.name, wrong.what) from None
             self._add_text(text, table, rows, there)
         else:
-            self._add_numbers(values[there], text, table, At(table, int(rows[there.argmax()])))
+            self._add_numbers(values[there], text, table)
 
-    def _add_numbers(self, values: Any, text: Any, table: TableFile, first: At) -> None:
-        self.number = self.number or first
+    def _add_numbers(self, values: Any, text: Any, table: TableFile) -> None:
         self.numbers += len(values)
         self.whole += int((values == np.floor(values)).sum())
         self.counting += int((np.diff(values) == 1).sum()) + 1
         self._file(table, "numbers")
         if len(self.words) <= MOST_WORDS:
-            self._learn(cells.as_words(text) if self.number and not pyarrow().types.is_string(text.type) else text)
+            self._learn(text if pyarrow().types.is_string(text.type) else cells.as_words(text))
 
     def _add_text(self, text: Any, table: TableFile, rows: Any, there: Any) -> None:
         decimal = cells.NUMERIC if table.decimal == "." else f"({cells.WITH_COMMA})|(^[+-]?\\d+$)"
         numeric = cells.share(text, decimal)
         self.numbers += int(numeric.sum())
-        if numeric.any():
-            self.number = self.number or At(table, int(rows[numeric.argmax()]))
         grouped = (cells.share(text, cells.GROUPED) | cells.share(text, cells.WITH_COMMA)) & ~numeric
         if grouped.any():
             self.grouped = self.grouped or At(table, int(rows[grouped.argmax()]))
@@ -189,12 +185,11 @@ def _refuse_mixture(seen: Seen, there: int) -> None:
                                           f"thousands without any sign")  # fmt: skip
     assert seen.text
     table, row = seen.text
-    plain = next((file for file, what in seen.files.items() if what == "numbers"), None)
-    if plain is not None and plain != str(table.path):
+    if seen.files[str(table.path)] == "mixed" and 2 * seen.numbers >= there:
+        raise table.wrong(row, seen.name, "is text among numbers; leave the cell empty if it is not known, or mend it")
+    if plain := next((file for file, what in seen.files.items() if what == "numbers"), None):
         raise table.wrong(row, seen.name, f"is text, and {plain} has numbers in this column; give every client the "
                                           f"same kind, and leave cells empty that are not known")  # fmt: skip
-    if 2 * seen.numbers >= there:
-        raise table.wrong(row, seen.name, "is text among numbers; leave the cell empty if it is not known, or mend it")
 
 
 def _target(seen: Seen, kind: str | None) -> tuple[Target, str]:
@@ -202,8 +197,9 @@ def _target(seen: Seen, kind: str | None) -> tuple[Target, str]:
     there = seen.rows - seen.gaps
     if not there:
         raise DataError(f"the target {seen.name!r} holds gaps alone, so there is nothing to learn; take another column")
-    words = {word.strip() for word in seen.words}
-    numeric = seen.numbers == there
+    words, numeric = {word.strip() for word in seen.words}, seen.numbers == there
+    if numeric:
+        words = set(cells.as_words(pyarrow().array(sorted(words))).to_pylist())  # 1.0 is 1
     few = numeric and seen.whole == there and len(words) <= FEW_CLASSES and 2 * len(words) <= there
     if not numeric:
         _refuse_mixture(seen, there)
@@ -216,8 +212,6 @@ def _target(seen: Seen, kind: str | None) -> tuple[Target, str]:
             raise seen.text.table.wrong(seen.text.row, seen.name, "is text, and regression predicts numbers; take "
                                                                   "another target, or --kind classification")
         return Target(seen.name, REGRESSION), f"the target {seen.name!r} is for regression, {how}"
-    if numeric:
-        words = {cells.as_words(pyarrow().array([word]))[0].as_py() for word in words}
     if len(words) > MOST_WORDS:
         raise DataError(f"the target {seen.name!r} has more than {MOST_WORDS} different values, too many for classes: "
                         f"is it a text or an identifier? Take another, or --kind regression for numbers.")  # fmt: skip

@@ -21,11 +21,14 @@ from difnet.system.progress import report_progress
 TEXT, PARQUET = (".csv", ".tsv", ".psv", ".txt"), (".parquet", ".pq")
 GAPS = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "NAN", "null", "NULL", "Null", "?", "-")
 SEPARATORS = ("\t", ";", "|", ",")  # in this order: a decimal comma is no separator where there is another one
-PIECE, SAMPLE, SEEN_LINES = 2**22, 2**18, 200
+PIECE, SAMPLE, SEEN_LINES = 2**20, 2**18, 200
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 DATE = re.compile(r"\d{4}[-/]\d\d?[-/]\d\d?([T ].*)?|\d\d?\.\d\d?\.\d{4}")
+
+
+Where = str | Path | Sequence[str | Path]  # a folder, a table, or several of them
 
 
 class Found(NamedTuple):
@@ -57,13 +60,13 @@ def pyarrow() -> Any:
     return arrow
 
 
-def find(data: Path | Sequence[Path]) -> Found:
+def find(data: Where) -> Found:
     """The tables in a folder, not in folders below it; or the files of a list, or one file, as named.
 
     Raises: DataError, if there are none, or two would be one client; EnvironmentLacks, if a path is not there.
     """
     found, left_out = list[Path](), list[str]()
-    for path in [data] if isinstance(data, Path) else data:
+    for path in [Path(one).expanduser() for one in ([data] if isinstance(data, str | Path) else data)]:
         if path.is_dir():
             for entry in sorted(path.iterdir()):
                 if not entry.name.startswith("."):
@@ -196,6 +199,7 @@ class TextFile(TableFile):
                                                              strings_can_be_null=False),
                 )  # fmt: skip
                 for batch in reader:
+                    raw.tell_progress()
                     columns = {name: batch.column(n) for n, name in enumerate(wanted)}
                     yield _without_blank(columns, np.arange(done, done + batch.num_rows))
                     done += batch.num_rows
@@ -209,13 +213,13 @@ class TextFile(TableFile):
                             f"rows there.")  # fmt: skip
 
     def place(self, row: int) -> str:
+        return f"line {next(line for number, (line, _) in enumerate(self._rows()) if number == row)}"
+
+    def wrong(self, row: int, column: str, what: str) -> DataError:
         try:
-            for number, (line, cells) in enumerate(self._rows()):
-                if number == row and cells:
-                    return f"line {line}"
-        except csv.Error:
-            pass
-        return f"row {row + 1}"
+            return super().wrong(row, column, what)
+        except (csv.Error, StopIteration):  # an open quotation mark has swallowed all that follows
+            return self._ragged(None)
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """The rows with their lines, one by one: slow, and for errors alone."""
@@ -286,7 +290,10 @@ class ParquetFile(TableFile):
             column, kind = column.dictionary_decode(), kind.value_type
         if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
             return arrow.compute.cast(column, arrow.float64(), safe=False)
-        if types.is_null(kind) or types.is_boolean(kind) or types.is_temporal(kind) or types.is_large_string(kind):
+        if types.is_timestamp(kind):
+            column = arrow.compute.cast(column, arrow.timestamp("us", kind.tz), safe=False)
+        if any(fits(kind) for fits in (types.is_null, types.is_boolean, types.is_date, types.is_timestamp,
+                                       types.is_large_string)):  # fmt: skip
             return arrow.compute.cast(column, arrow.string())
         if types.is_string(kind):
             return column

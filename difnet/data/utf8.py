@@ -14,7 +14,7 @@ PIECE = 2**16
 
 
 class Utf8(io.RawIOBase):
-    """A file's bytes as UTF-8, unpacked and without a byte order mark; says how far it has come.
+    """A file's bytes as UTF-8, unpacked and without a byte order mark.
 
     Raises: DataError while it is read, naming the line, if that is no text.
     """
@@ -47,13 +47,16 @@ class Utf8(io.RawIOBase):
         buffer[:n], self._rest = self._rest[:n], self._rest[n:]
         return n
 
+    def tell_progress(self) -> None:
+        """Say how far it has come: by whoever reads, since a library may do so in a thread that nobody listens to."""
+        report_progress(f"reading {self.path.name}", self._raw.tell(), self._whole)
+
     def close(self) -> None:
         if not self.closed:
             self._raw.close()
         super().close()
 
     def _some(self, size: int) -> bytes:
-        report_progress(f"reading {self.path.name}", self._raw.tell(), self._whole)
         try:
             return self._file.read(size)
         except (OSError, EOFError, zlib.error) as error:

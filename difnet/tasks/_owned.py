@@ -62,9 +62,9 @@ class Owned:
         """
         least_possible = 4 if keeps else 2
         if not (0 < support < 1 and 0 < kept <= 0.25) or type(least) is not int or least < least_possible:
-            raise ConfigError(f"task.support is {support}, task.kept {kept}, task.least {least}; support must be above 0 "
-                              f"and below 1, kept above 0 and 0.25 at most, least a whole number, {least_possible} or "
-                              f"more: a row for each part")  # fmt: skip
+            raise ConfigError(f"task.support is {support}, task.kept {kept}, task.least {least}; support must be above "
+                              f"0 and below 1, kept above 0 and 0.25 at most, least a whole number, {least_possible} "
+                              f"or more: a row for each part")  # fmt: skip
         self.here = list(range(agents)) if here is None else sorted(here)
         self.shots, self.queries, self.loss = shots, queries, loss
         self.default_model, self.model_words = default_model, dict(model_words)
@@ -72,7 +72,7 @@ class Owned:
         self._keeps, self._support, self._kept, self._seed, self._least = keeps, support, kept, data_seed, least
         few = [name for name in sorted(sizes) if sizes[name] < least]
         self.owners = deal([name for name in sorted(sizes) if sizes[name] >= least], self.here, len(few), least)
-        self.cautions = [*samples.cautions, *(f"{name} has {sizes[name]} rows, fewer than {least} (task.least): left out"
+        self.cautions = [*samples.cautions, *(f"{name}: {sizes[name]} rows, fewer than {least} (task.least): left out"
                                       for name in few)]  # fmt: skip
         self._cuts: dict[str, Cut] = {}
 
@@ -118,7 +118,7 @@ class Owned:
         return np.array([self._training(client) for client in self._choose(agent, count, rng)], dtype=np.int64)
 
     def manifest(self) -> dict[str, Any]:
-        """Who of those here has how many rows of which part, and a hash of which of its own; nothing that stands in them.
+        """Who of those here has how many rows of which part, and a hash of which of its own: nothing of their cells.
 
         "agents" are those of "here", in that order.
         """

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from difnet.data import Indices
 from difnet.data.own_tables import OwnTable, read, schema_of
 from difnet.data.schema import Column, Schema, Target, from_dict
+from difnet.data.table_files import Where
 from difnet.errors import ConfigError
 from difnet.maths.evaluate import accuracy_of
 from difnet.maths.scaling import Constants, Layout, constants, inputs, scaled
@@ -27,7 +27,7 @@ class Tables(Owned):
 
 
 def table(
-    agents: int, shots: int, queries: int, *, data: str | Path | Sequence[str | Path] = (),
+    agents: int, shots: int, queries: int, *, data: Where = (),
     here: Sequence[int] | None = None, keeps: bool = True, schema: Mapping[str, Any] | None = None,
     target: str | None = None, client: str | None = None, kind: str | None = None,
     columns: Sequence[str] | None = None, **options: Any,
@@ -47,15 +47,13 @@ def table(
     Raises: ConfigError for a schema or options that cannot be, and for fewer clients than agents; DataError and
         EnvironmentLacks as `difnet.data.own_tables.read`.
     """
-    paths = [data] if isinstance(data, str | Path) else list(data)
-    files = [Path(path).expanduser() for path in paths]
-    made, notes = _schema(files, schema, target, client, kind, columns)
+    made, notes = _schema(data, schema, target, client, kind, columns)
     if made.scale == "support" and shots < 2:
         raise ConfigError(f"{shots} shot: a support set of one row has no spread that numbers could be scaled by; give "
                           f"--shots 2 or more, or a schema with scale = \"constants\"")  # fmt: skip
     regression = made.target.kind == "regression"
     family = Tables(
-        _samples(files, made, client, columns, notes), agents=agents, here=here, shots=shots, queries=queries,
+        _samples(data, made, client, columns, notes), agents=agents, here=here, shots=shots, queries=queries,
         keeps=keeps, loss=_scaled_loss if regression else cross_entropy, default_model="mlp",
         model_words={"inputs": len(made.inputs), "outputs": made.outputs}, **options,
     )  # fmt: skip
@@ -69,20 +67,20 @@ def table(
 
 
 def _samples(
-    files: Sequence[Path], schema: Schema, client: str | None, columns: Sequence[str] | None, notes: Sequence[str]
+    data: Where, schema: Schema, client: str | None, columns: Sequence[str] | None, notes: Sequence[str]
 ) -> Samples:
     """What the files hold; nothing, where there are none, as at a hub."""
     maker = _Maker(schema)
-    if not files:
+    if not data:
         return Samples(maker.nothing, maker.example, lambda client: np.empty(0, np.int64), {}, {}, notes)
-    own = read(files, schema, client=client, columns=columns)
+    own = read(data, schema, client=client, columns=columns)
     sizes = {name: facts.rows for name, facts in own.clients.items()}
     targets = {name: facts.targets for name, facts in own.clients.items()}
     return Samples(partial(maker.of, own), maker.example, own.rows_of, sizes, targets, [*notes, *own.cautions()])
 
 
 def _schema(
-    files: Sequence[Path], schema: Mapping[str, Any] | None, target: str | None, client: str | None, kind: str | None,
+    data: Where, schema: Mapping[str, Any] | None, target: str | None, client: str | None, kind: str | None,
     columns: Sequence[str] | None,
 ) -> tuple[Schema, list[str]]:  # fmt: skip
     """The schema that is given, else the one that the data suggests, and what was decided without being told."""
@@ -91,7 +89,7 @@ def _schema(
             raise ConfigError("task table: neither a target nor a schema is given, so nobody knows what is to be "
                               "predicted; say --set task.target=NAME, or give the schema that `difnet data describe "
                               "DATA --target NAME` writes")  # fmt: skip
-        suggestion = schema_of(files, target, client=client, kind=kind, columns=columns)
+        suggestion = schema_of(data, target, client=client, kind=kind, columns=columns)
         return suggestion.schema, suggestion.notes
     made = from_dict(schema, "task.schema")
     if target is not None and target != made.target.name:

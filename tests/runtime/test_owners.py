@@ -15,9 +15,9 @@ from difnet.data.agreement import settled
 from difnet.data.schema import from_dict, to_toml
 from difnet.record import finding
 from difnet.record.events import Validated
+from difnet.record.files import read_tensors
 from difnet.runtime.launcher import launch
 from difnet.runtime.simulation import simulate
-from difnet.record.files import read_tensors
 
 SMALL = {"task": {"name": "table", "target": "ill"}, "iterations": 30, "eval_every": 10, "eval_tasks": 5,
          "test_tasks": 5, "tasks": 2, "engine": "traced", "inner_lr": 0.1}  # fmt: skip

@@ -1,4 +1,4 @@
-"""People's own tables as clients: whose rows are whose, what is kept back, who scales whom, and what a host alone sees."""
+"""People's own tables as clients: whose rows are whose, what is kept back, who scales whom, and what one host sees."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from difnet import catalog
+from difnet import catalog, config
 from difnet.errors import ConfigError, DataError
 from difnet.tasks._owned import deal
 from difnet.tasks.table import table
+from difnet.workload.building import Own, build
 
+ILL = ("no", "yes", "yes")
 PARTS = ("support", "query", "validation", "test")
 
 
@@ -191,9 +193,9 @@ def test_regression_learns_scaled_targets_and_tells_errors_in_their_unit(tmp_pat
 
 def test_inputs_are_in_the_order_of_the_columns_names_whatever_the_files_say(tmp_path):
     (tmp_path / "a.csv").write_text("z,colour,ill,at\n" + "\n".join(
-        f"{3 * n},{'red' if n % 2 else ''},{'yes' if n % 3 else 'no'},2026-01-{n + 1:02d}" for n in range(20)))  # fmt: skip
+        f"{3 * n},{'red' if n % 2 else ''},{ILL[n % 3]},2026-01-{n + 1:02d}" for n in range(20)))
     (tmp_path / "b.csv").write_text("at,ill,colour,z\n" + "\n".join(
-        f"2026-01-{n + 1:02d},{'yes' if n % 3 else 'no'},{'red' if n % 2 else 'blue'},{3 * n}" for n in range(20)))  # fmt: skip
+        f"2026-01-{n + 1:02d},{ILL[n % 3]},{'red' if n % 2 else 'blue'},{3 * n}" for n in range(20)))
     f = table(2, 3, 3, data=tmp_path, target="ill")
     assert f.schema.inputs == ["at", "colour=blue", "colour=red", "colour is a gap", "z"]
     assert f.draw(0, 2, np.random.default_rng(0)).support[0].shape == (2, 3, 5)
@@ -218,7 +220,7 @@ def test_one_file_with_a_column_of_clients_is_as_many_files(tmp_path):
 def test_cautions_name_owners_and_counts_and_no_value_of_a_row(tmp_path):
     lines = [f"{4711 + n},{'' if n < 3 else 8},no" for n in range(20)]
     (tmp_path / "ash.csv").write_text("a,b,ill\n" + "\n".join(lines) + "\n9999,1,\n")
-    (tmp_path / "oak.csv").write_text("a,b,ill\n" + "\n".join(f"{n},{n % 4},{'yes' if n % 2 else 'no'}" for n in range(20)))
+    (tmp_path / "oak.csv").write_text("a,b,ill\n" + "\n".join(f"{n},{n % 4},{ILL[n % 2]}" for n in range(20)))
     f = table(2, 3, 3, data=tmp_path, target="ill")
     told = "\n".join(f.cautions)
     for said in ("ash: gaps in 20 rows: 3 of 'b'", "ash: the target is the same in all 20 rows",
@@ -257,3 +259,31 @@ def test_what_a_class_is_called_elsewhere_is_refused_by_line(tmp_path):
         file.write("3,maybe\n")
     with pytest.raises(DataError, match=r"b.csv, line 42, column 'ill': is none of the 2 classes"):
         family(place)
+
+
+@pytest.mark.parametrize("target", ["ill", "dose"])
+def test_three_owners_learn_a_launch_model_that_fits_rows_they_kept_back(tmp_path, target):
+    """With a rule that all have in common and a shift of each; each agent adapts on its own rows."""
+    rng = np.random.default_rng(0)
+    for n, name in enumerate("abc"):
+        x = rng.normal(100 * n, 5, (80, 2))
+        lines = [f"{a:.3f},{b:.3f},{'yes' if a - b > 0 else 'no'},{3 * a - b:.3f}" for a, b in x]
+        head = "p,q,ill,dose\n" + "\n".join(lines)
+        (tmp_path / f"{name}.csv").write_text(head + "\n")
+    settings = {"task": {"name": "table", "target": target}, "tasks": 4, "shots": 8,
+                "queries": 8, "inner_lr": 0.1, "outer_lr": 0.01, "engine": "eager"}  # fmt: skip
+    w = build(config.load(settings=settings), 3, own=Own(tmp_path))
+    kept = [w.family.draw_kept(k, "test", 20, np.random.default_rng(k)) for k in range(3)]
+
+    def loss(state) -> float:
+        fitted = [(w.algorithm.fit(state.w, (sx, sy), 1), (qx, qy)) for tasks in kept
+                  for sx, sy, qx, qy in zip(*tasks.support, *tasks.query, strict=True)]  # fmt: skip
+        return float(torch.stack([w.loss(model, batch) for model, batch in fitted]).mean())
+
+    states, generators = [w.first_state(k) for k in range(3)], [np.random.default_rng(9 + k) for k in range(3)]
+    before = loss(states[0])
+    for _ in range(60):
+        states = [w.algorithm.adapt(s, w.family.draw(k, 4, generators[k]))[0] for k, s in enumerate(states)]
+        mixed = torch.stack([s.phi for s in states]).mean(0)
+        states = [w.algorithm.combine(s, mixed) for s in states]
+    assert loss(states[0]) < 0.5 * before
