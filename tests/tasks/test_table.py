@@ -143,7 +143,7 @@ def test_shapes_are_the_same_for_an_owner_with_few_rows_and_one_with_many(tmp_pa
 
 def test_owners_with_few_rows_are_left_out_and_named_and_too_few_are_refused(tmp_path):
     f = family(owners(owners(tmp_path / "own", "abc"), "b", 7), agents=2)
-    assert f.owners == {0: ["a"], 1: ["c"]} and "b has 7 rows, fewer than 10 (task.least): left out" in f.cautions
+    assert f.owners == {0: ["a"], 1: ["c"]} and "b: 7 rows, fewer than 10 (task.least): left out" in f.cautions
     with pytest.raises(ConfigError, match=r"2 clients for 3 agents here; 1 more have fewer than 10 rows"):
         family(tmp_path / "own", agents=3)
     assert family(tmp_path / "own", agents=3, least=4).owners[1] == ["b"]
