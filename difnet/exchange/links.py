@@ -120,6 +120,7 @@ class Link:
     unheard_since: float | None = None  # when we began to wait for a round that it says it has told
     states: dict[int, np.ndarray | None] = field(default_factory=dict)  # round -> state; None: a round without one
     newest: int = -1  # the latest round heard
+    samples: int | None = None  # behind the newest state, where the other end tells
     is_last: bool = False  # the newest state is the last there will be
     spoilt_at: float | None = None  # when a state was refused that nothing has replaced yet
     sent: Sent = field(default_factory=Sent)

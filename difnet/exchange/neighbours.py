@@ -319,7 +319,7 @@ class Neighbours:
         if kind == "beat":
             link.peer_phase, link.peer_phase_age_s = fields["phase"], fields["age_ms"] / 1000
             link.peer_round = fields["told"] - 1
-        elif kind in ("state", "last", "ahead"):
+        elif kind in ("state", "last", "answer", "ahead"):
             self._on_heard(link, kind, fields, body)
         elif kind == "welcome" and link.dials and link.phase in (JOINING, LOST) and fields["epoch"] > link.epoch:
             link.epoch = fields["epoch"]

@@ -33,10 +33,11 @@ class Outgoing:
         return link.cut_at is None and self.push(link, [wire.pack(kind, **fields), body], must)
 
     def tell(
-        self, link: Link, kind: str, step: int, body: bytes | memoryview, must: bool = True, *, round_: int
-    ) -> None:
+        self, link: Link, kind: str, step: int, body: bytes | memoryview, must: bool = True, *, round_: int,
+        **more: int,
+    ) -> None:  # fmt: skip
         """Send what the other end needs to go on, and keep it: if the connection breaks, it is sent once more."""
-        told = Told(step, [wire.pack(kind, epoch=link.epoch, round=round_), body])
+        told = Told(step, [wire.pack(kind, epoch=link.epoch, round=round_, **more), body])
         link.keep(told, alone=not self._in_step)
         if link.cut_at is None:
             self.deliver(link, told, must)

@@ -151,15 +151,20 @@ class Transport:
         self.tell(round_, phi)
         return self.hear(round_)
 
-    def tell(self, round_: int, phi: np.ndarray, to: Collection[int] | None = None, last: bool = False) -> None:
+    def tell(
+        self, round_: int, phi: np.ndarray, to: Collection[int] | None = None, last: bool = False,
+        samples: int | None = None,
+    ) -> None:  # fmt: skip
         """Tell some neighbours, or all of them, our state of this round; `last` says that none will follow.
 
+        Args: `samples`, from how many it was drawn, for a hub that weighs by them.
         Raises: Diverged, if our own state is not finite; nothing is sent then.
         """
         if not wire.is_finite(phi):
             raise Diverged(f"agent {self.identity.agent}, iteration {round_}: the intermediate state is no longer "
                            f"finite; a smaller --outer-lr or --inner-lr may help")  # fmt: skip
-        body = phi.data.cast("B")
+        body, more = phi.data.cast("B"), {} if samples is None else {"samples": samples}
+        kind = "last" if last else "state" if samples is None else "answer"
         with self._lock:
             self._neighbours.computing_since = None
             if self._neighbours.was_stopped():
@@ -169,8 +174,8 @@ class Transport:
             self._next_is(round_ + 1)
             for link in self._links.values():
                 if link.is_due(round_) and (to is None or link.neighbour in to):
-                    self._neighbours.tell(link, "last" if last else "state", round_ + 1, body if link.tells else b"",
-                                          self._must, round_=round_)  # fmt: skip
+                    told = body if link.tells else b""
+                    self._neighbours.tell(link, kind, round_ + 1, told, self._must, round_=round_, **more)
 
     def hear(
         self, round_: int, of: Collection[int] | None = None, wanted: int | None = None,
@@ -205,6 +210,10 @@ class Transport:
         """The round of the newest state heard of a neighbour (-1: none yet), and whether it is its last one."""
         link = self._links[neighbour]
         return link.newest, link.is_last
+
+    def samples(self, neighbour: int) -> int | None:
+        """From how many samples the newest state heard of a neighbour was drawn; None: it did not tell."""
+        return self._links[neighbour].samples
 
     def service(self, timeout_s: float) -> None:
         """Look after the links for at most so long without exchanging anything."""
@@ -360,7 +369,7 @@ class Transport:
             raise
         if not link.accept(fields["round"], state, self.round, self._lag):
             raise WireError("a stale, early or replayed state")
-        link.spoilt_at, link.is_last, link.cuts = None, kind == "last", 0
+        link.spoilt_at, link.is_last, link.cuts, link.samples = None, kind == "last", 0, fields.get("samples")
         link.forget(fields["round"], but_the_newest=self._lag is not None)
 
     def _look_after_long_steps(self) -> None:

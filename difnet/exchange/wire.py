@@ -30,6 +30,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "reject": {"what": str, "expected": str, "got": str},
     "state": {"epoch": int, "round": int},
     "last": {"epoch": int, "round": int},
+    "answer": {"epoch": int, "round": int, "samples": int},
     "beat": {"phase": str, "age_ms": int, "told": int},
     "bye": {"reason": str},
     "seen": {},

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +203,8 @@ def _answer_calls(me: Identity, assignment: Assignment, transport: Transport, re
         state = workload.first_state(k) if goes_on else _start(k, assignment, reporter)
     if first and not start:
         transport.tell(0, state.phi.numpy())
-    client = Client(_wait_for_calls(k, workload, transport, reporter.judge), transport.tell, first, start)
+    client = Client(_wait_for_calls(k, workload, transport, reporter.judge), transport.tell, first, start,
+                    partial(workload.samples_told, k))  # fmt: skip
     state = agent.run(
         assignment.kernels.adapt, begin, begin(state, client.w), TaskStream(workload, k),
         client.share, iterations=client.rounds(), local_steps=workload.config.local_steps, combine_first=False,

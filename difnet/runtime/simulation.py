@@ -151,7 +151,8 @@ class Simulation:
             self._heard[called] += 1
             self._answered(called)
             taken = list(zip(called, rows, strict=True))[: self.workload.server_rounds.wanted]  # nobody is late here
-            mean = self.workload.server_rounds.mean(i - 1, {k: state.phi[r].cpu().numpy() for k, r in taken})
+            told = {k: self.workload.samples_told(k, i - 1) for k, _ in taken}
+            mean = self.workload.server_rounds.mean(i - 1, {k: state.phi[r].cpu().numpy() for k, r in taken}, told)
             self._abandoned, self._taken = self._abandoned + (mean is None), self._taken + len(taken)
             served = served if mean is None else server.step(served, aligned(mean).to(config.device))
             if self._report(i, [hub], served.w[None]):

@@ -28,9 +28,17 @@ class Line(Protocol):
 
     def tell(self, round_: int, phi: np.ndarray, to: Sequence[int], last: bool = False) -> None: ...
 
+    def samples(self, neighbour: int) -> int | None: ...
+
     def hear(
         self, round_: int, of: Sequence[int], wanted: int | None = None, deadline_s: float | None = None
     ) -> dict[int, np.ndarray]: ...
+
+
+class Answer(Protocol):
+    """How a client tells its state of a round."""
+
+    def __call__(self, round_: int, phi: np.ndarray, *, samples: int | None) -> None: ...
 
 
 class Hub:
@@ -66,7 +74,7 @@ class Hub:
         answers = self._transport.hear(self._first + i, called, self._rounds.wanted, settings.deadline_s)
         self.heard += len(answers)
         self.answered += len(answers)
-        mean = self._rounds.mean(i, answers)
+        mean = self._rounds.mean(i, answers, {k: self._transport.samples(k) for k in answers})
         self.abandoned += mean is None
         return None if mean is None else aligned(mean)
 
@@ -86,13 +94,15 @@ class Call(NamedTuple):
 class Client:
     """The rim's side: the rounds that the hub calls for, and `share`, which answers a call and waits for the next.
 
-    Args: `first`, the number of the first round on the wire; `start`, how many there were before this client's first.
+    Args: `first`, the number of the first round on the wire; `start`, how many there were before this client's first;
+        `samples`, from how many its answer of a round is drawn, where the hub does not know and weighs by it.
     """
 
     def __init__(
-        self, wait: Callable[[int], Call], answer: Callable[[int, np.ndarray], None], first: int = 0, start: int = 0
-    ) -> None:
-        self._wait, self._answer, self._first = wait, answer, first
+        self, wait: Callable[[int], Call], answer: Answer, first: int = 0, start: int = 0,
+        samples: Callable[[int], int | None] = lambda i: None,
+    ) -> None:  # fmt: skip
+        self._wait, self._answer, self._first, self._samples = wait, answer, first, samples
         self._call = wait(first + start - 1)
 
     @property
@@ -112,6 +122,6 @@ class Client:
 
     def share(self, i: int, phi: Tensor) -> Tensor:
         """Answer the call of round i; the launch model of the next one."""
-        self._answer(self._first + i, phi.numpy())
+        self._answer(self._first + i, phi.numpy(), samples=self._samples(i))
         self._call = self._wait(self._first + i)
         return self.w

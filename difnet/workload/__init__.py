@@ -143,7 +143,7 @@ class Workload:
     def samples(self) -> dict[int, int]:
         """How many samples each client holds; where a family does not tell, every client counts alike."""
         if self.is_owned:
-            return dict.fromkeys(self.clients, 1)  # how many they are is their owners' affair
+            return dict.fromkeys(self.clients, 1)  # how many they are is their owners' affair; see `samples_told`
         count = getattr(self.family, "samples", lambda client: 1)
         return {k: int(count(self.client(k))) for k in self.clients}
 
@@ -154,16 +154,30 @@ class Workload:
 
     def samples_drawn(self, k: int, i: int) -> float:
         """How many samples the clients have that agent k draws from in round i: the mean over its tasks."""
+        drawn = self._drawn(k, i)
+        return sum(drawn) / len(drawn) if drawn else float(self.samples()[k])
+
+    def samples_told(self, k: int, i: int) -> int | None:
+        """What a client's answer of round i tells its hub, which weighs by it and cannot know it; else None.
+
+        It is the sum of `samples_drawn` over the round's tasks, of which every client has as many.
+        """
+        if not self.is_owned or self.config.server.aggregation != "samples":
+            return None
+        return int(sum(self._drawn(k, i)))
+
+    def _drawn(self, k: int, i: int) -> list[float]:
+        """The samples of the client behind each task of agent k in round i; [] where a family does not tell."""
         count = getattr(self.family, "samples_drawn", None)
         if count is None:
-            return float(self.samples()[k])
+            return []
         steps, per_step = self.config.local_steps, self.config.tasks
-        drawn = []
+        drawn = list[float]()
         for number, place in (divmod(step, self.block) for step in range(i * steps, (i + 1) * steps)):
             rng = generator(self.config.seed, Purpose.TRAIN, self.client(k), number)
             block = count(self.client(k), self.block * per_step, rng)
             drawn += [float(n) for n in block[place * per_step : (place + 1) * per_step]]
-        return sum(drawn) / len(drawn)
+        return drawn
 
     @property
     def offline_steps(self) -> int:

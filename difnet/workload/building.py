@@ -75,7 +75,7 @@ def build(
 
     algorithm = make_algorithm(config, config.algorithm.name, config.algorithm.options, model, loss)
     offline = make_algorithm(config, OFFLINE_TRAINER, {}, model, loss, outer_lr=config.offline_lr, optimizer="adam")
-    server = _who_serves(config, algorithm, agents, hub)
+    server = _who_serves(config, family, algorithm, agents, hub)
     if hub is not None and server is None:
         clients, numbered = _numbered(config, agents, owners, own, None)
         family = make_family(config, clients, numbered)  # the hub is an agent like the others, with tasks of its own
@@ -108,8 +108,8 @@ def make_family(config: RunConfig, clients: int, own: Own | None = None, unseen:
     if unseen:
         shots, queries = config.eval_shots or shots, config.eval_queries or queries
     common = {"agents": clients, "shots": shots, "queries": queries}
-    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir, "data": None})
-    if "data" in words:
+    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir})
+    if catalog.taken("tasks", config.task.name, {"here": None}):
         words |= _own_words(config, own)
     elif own and own.data:
         raise ConfigError(f"task {config.task.name!r} has no use for --data, which names owners' own files; leave it "
@@ -137,7 +137,9 @@ def make_algorithm(
     return catalog.make("algorithms", name, options, model, loss, **catalog.taken("algorithms", name, words))
 
 
-def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int | None) -> int | None:
+def _who_serves(
+    config: RunConfig, family: TaskFamily, algorithm: Algorithm, agents: int, hub: int | None
+) -> int | None:
     """The hub, if it serves; the words that only a server understands are refused without one."""
     name = config.algorithm.name
     if algorithm.needs_hub and hub is None:
@@ -165,6 +167,10 @@ def _who_serves(config: RunConfig, algorithm: Algorithm, agents: int, hub: int |
     if algorithm.needs_hub and config.local_steps > 1:
         raise ConfigError(f"algorithm {name!r} sends a gradient, which takes one local step, got --local-steps "
                           f"{config.local_steps}; try --tasks {config.tasks * config.local_steps}")  # fmt: skip
+    if config.server.sampling == "samples" and is_owned(family):
+        raise ConfigError(f"server.sampling 'samples' calls clients by how many samples they have, and with task "
+                          f"{config.task.name!r} nobody but their owners knows that; leave it away: "
+                          f"server.aggregation 'samples' weighs their answers by it all the same")  # fmt: skip
     if algorithm.everyone and config.server != Server():
         raise ConfigError(f"algorithm {name!r} needs every client in every round; leave server.* away")
     return hub

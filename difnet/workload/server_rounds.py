@@ -1,6 +1,7 @@
 """Who takes part in a round of a served star, and what do the answers come to?"""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -38,17 +39,22 @@ class ServerRounds(NamedTuple):
         weights = [self.samples[k] for k in there] if self.settings.sampling == "samples" else None
         return sample_clients(generator(self.seed, Purpose.SAMPLE, NETWORK, i), there, m, weights)
 
-    def mean(self, i: int, answers: Mapping[int, np.ndarray]) -> np.ndarray | None:
+    def mean(
+        self, i: int, answers: Mapping[int, np.ndarray], told: Mapping[int, int | None] = MappingProxyType({})
+    ) -> np.ndarray | None:
         """The weighted mean of round i's answers, in the order of the clients; None where there are fewer than the
         quorum.
 
         By samples, an answer counts as much as there were samples to draw it from: where an agent has the data of
         several clients, that is the ones whose turn it was (n_k of McMahan et al. 2017), not all.
+
+        Args: `told`, from how many samples each answer was drawn, by those who alone know it.
         """
         if len(answers) < self.settings.quorum:
             return None
         by_samples = self.settings.aggregation == "samples"
-        return weighted_mean(answers, {k: self.drawn(k, i) if by_samples else 1.0 for k in answers})
+        weights = {k: float(told.get(k) or self.drawn(k, i)) if by_samples else 1.0 for k in answers}
+        return weighted_mean(answers, weights)
 
     def check(self) -> None:
         """Raises: ConfigError, if these clients cannot fill a round."""

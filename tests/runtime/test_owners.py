@@ -26,6 +26,8 @@ NETWORKS = {
     "a ring": {"topology": "ring6"},
     "a ring with owners held out": {"topology": "ring6", "hold_out": {"validation": 2, "test": 1}},
     "a star": {"topology": "star_graph(n=6)", "algorithm": "fedmeta"},
+    "a star that weighs by samples": {"topology": "star_graph(n=6)", "algorithm": "fedmeta",
+                                      "server.aggregation": "samples"},
     "a star with owners held out": {"topology": "star_graph(n=6)", "algorithm": "fedmeta", "server.clients": 2,
                                     "hold_out": {"validation": 1, "test": 2}},
 }  # fmt: skip
@@ -36,7 +38,7 @@ def clinics(folder: Path, count: int, first: int = 0) -> Path:
     folder.mkdir(parents=True)
     for k in range(first, first + count):
         rng = np.random.default_rng(k)
-        rule, rows = rng.normal(size=2), rng.normal(size=(60, 2)) + k
+        rule, rows = rng.normal(size=2), rng.normal(size=(50 + 10 * k, 2)) + k
         ill = np.where((rows - k) @ rule > 0, "yes", "no")
         ill[:2] = "yes", "no"
         lines = [f"{age:.4f},{dose:.4f},{word}" for (age, dose), word in zip(rows, ill, strict=True)]

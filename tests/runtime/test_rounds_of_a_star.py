@@ -61,12 +61,16 @@ class Paper:
     asked: list[tuple] = field(default_factory=list)
 
     offered: list[float] = field(default_factory=list)
+    drawn: dict[int, int] = field(default_factory=dict)  # what clients tell with their answers
 
     def offer(self, state: np.ndarray) -> None:
         self.offered.append(float(state[0]))
 
     def await_return(self, patience_s: float, count: int = 1) -> bool:
         return len(self.active) >= count
+
+    def samples(self, neighbour: int) -> int | None:
+        return self.drawn.get(neighbour)
 
     def tell(self, round_: int, phi: np.ndarray, to: Sequence[int], last: bool = False) -> None:
         self.said.append(Said(round_, float(phi[0]), list(to), last))
@@ -167,7 +171,7 @@ def test_a_client_jumps_to_the_newest_call_and_ends_with_the_last_one(first):
         stepped.append((tasks, float(state.w[0])))
         return state._replace(phi=state.w + 0.25), {}
 
-    client = Client(wait, lambda i, phi: answered.append((i, float(phi[0]))), first)
+    client = Client(wait, lambda i, phi, samples: answered.append((i, float(phi[0]))), first)
     state = agent.run(
         adapt, lambda s, w: s._replace(w=w), State(client.w, client.w, ()), lambda step: step, client.share,
         iterations=client.rounds(), local_steps=2, combine_first=False, observe=lambda *told: True,
@@ -186,12 +190,12 @@ def test_a_client_that_comes_later_counts_as_the_hub_does():
         waited.append(after)
         return Call(1 + 7, message(2.0), False)
 
-    client = Client(wait, lambda i, phi: None, first=1, start=5)
+    client = Client(wait, lambda i, phi, samples: None, first=1, start=5)
     assert waited == [5] and next(client.rounds()) == 7 == client.iteration
 
 
 def test_a_client_that_is_called_for_nothing_but_the_end_does_no_step():
-    client = Client(lambda after: Call(3, message(2.0), True), lambda i, phi: pytest.fail("it answered"))
+    client = Client(lambda after: Call(3, message(2.0), True), lambda i, phi, samples: pytest.fail("it answered"))
     assert list(client.rounds()) == [] and client.w.tolist() == [2.0] * M and client.iteration == 3
 
 
