@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import subprocess
 import sys
 from datetime import date, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from difnet.data.own_tables import constants, read, schema_of
 from difnet.data.schema import Column, Schema, Target
 from difnet.data.table_files import client_name, find, open_table
 from difnet.errors import ConfigError, DataError, EnvironmentLacks
+from difnet.system.folders import cache_folder
 from difnet.system.progress import progress_to
 from tests.data.files import entries, refused
 
@@ -164,6 +166,29 @@ def test_what_was_read_is_kept_until_a_file_or_the_schema_changes(tmp_path, monk
     assert values(read(tmp_path, PLAIN))[1][0] == 7.0
     other = Schema((Column("a", "number"),), PLAIN.target)
     assert read(tmp_path, other).rows.shape == (2, 1)
+
+
+def test_what_is_kept_of_somebodys_rows_is_for_that_user_alone(tmp_path):
+    put(tmp_path, ROWS)
+    before = entries()
+    read(tmp_path, schema_of(tmp_path, "y").schema)
+    folders = [cache_folder().parent / "data" / name for name in entries() - before]
+    assert len(folders) == 2 and all(folder.stat().st_mode & 0o077 == 0 for folder in folders)
+
+
+@pytest.mark.slow
+def test_a_table_four_times_as_long_takes_hardly_more_memory(tmp_path):
+    """Read in processes of their own: 20 and 80 MB of text. What is read ahead is all that differs."""
+    program = ("import sys; from difnet.data.own_tables import read, schema_of\n"
+               "read(sys.argv[1], schema_of(sys.argv[1], 'y').schema)\n"
+               "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])")  # fmt: skip
+    peaks = []
+    for times in (2, 8):
+        rows = "1.2345,-2.5e3,north,no\n7,0.001,south,yes\n" * 250_000 * times
+        path = put(tmp_path / str(times), "a,b,c,y\n" + rows)
+        done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=200)
+        peaks.append(int(done.stdout) // 1000)
+    assert peaks[1] - peaks[0] < 50, peaks
 
 
 def test_progress_is_told_in_bytes(tmp_path, monkeypatch):
