@@ -78,12 +78,13 @@ class Writer:
 
 
 def kept(
-    reader: str, sources: Sequence[Path], read: Callable[[Writer], None], options: Mapping[str, Any] | None = None
-) -> Kept:
+    reader: str, sources: Sequence[Path], read: Callable[[Writer], None], options: Mapping[str, Any] | None = None,
+    private: bool = False,
+) -> Kept:  # fmt: skip
     """What `read` makes of these files with these options: from the cache, or read now and kept.
 
     Args: `reader`, a name with a version, to be changed whenever the same files are read otherwise; `sources`, files,
-        or folders, which stand for all files below them.
+        or folders, which stand for all files below them; `private`, whether this user alone may look at what is kept.
     Raises: whatever `read` raises, and EnvironmentLacks, if the cache cannot be written; then nothing is kept.
     """
     base = cache_folder().parent / "data"
@@ -95,7 +96,7 @@ def kept(
             scratch = tempfile.TemporaryDirectory(dir=base, prefix=own_prefix(READING))
         with scratch as name:
             whole = Path(name) / "whole"
-            whole.mkdir()
+            whole.mkdir(mode=0o700 if private else 0o777)
             with Writer(whole) as writer:
                 read(writer)
             try:

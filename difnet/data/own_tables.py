@@ -92,7 +92,7 @@ def schema_of(
         writer.facts = {"schema": schema.to_dict(), "notes": notes}
 
     options = {"target": target, "client": client, "kind": kind, "columns": columns, "beside": found.left_out}
-    facts = kept(SURVEYOR, found.files, look, options).facts
+    facts = kept(SURVEYOR, found.files, look, options, private=True).facts
     return Suggestion(from_dict(facts["schema"]), facts["notes"])
 
 
@@ -113,7 +113,8 @@ def read(
 
     read_by = schema.to_dict()  # how numbers are scaled later changes nothing of what is read
     read_by.pop("scale")
-    entry = kept(READER, found.files, parse, {"schema": read_by, "client": client, "columns": columns})
+    options = {"schema": read_by, "client": client, "columns": columns}
+    entry = kept(READER, found.files, parse, options, private=True)
     return _opened(entry, schema, found)
 
 

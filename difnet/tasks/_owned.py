@@ -28,6 +28,7 @@ class Cut(NamedTuple):
     query: Indices
     validation: Indices
     test: Indices
+    training: Indices  # those of support and query together
 
 
 class Samples(NamedTuple):
@@ -91,7 +92,7 @@ class Owned:
         """As `draw`, of the same clients, with all rows for training drawn alike."""
         cuts = [self._cut(client) for client in self._choose(agent, count, rng)]
         n = self.shots + self.queries
-        both = np.stack([some(np.concatenate([cut.support, cut.query]), n, rng) for cut in cuts])
+        both = np.stack([some(cut.training, n, rng) for cut in cuts])
         return self._samples.make(both[:, : self.shots], both[:, self.shots :])
 
     def draw_kept(self, agent: int, part: str, count: int, rng: np.random.Generator) -> Tasks:
@@ -124,11 +125,11 @@ class Owned:
         """
 
         def told(client: str) -> dict[str, Any]:
-            cut, digest = self._places(client), hashlib.sha256()
-            for rows in cut:
-                digest.update(rows.astype("<i8").tobytes() + b"|")
-            counts = {part: len(rows) for part, rows in cut._asdict().items() if part not in PARTS or self._keeps}
-            return {"client": client, **counts, "rows": digest.hexdigest()[:16]}
+            places, bounds = self._places(client)
+            sizes = np.diff([0, *bounds, len(places)]).tolist()
+            counts = {part: n for part, n in zip(Cut._fields, sizes, strict=False) if part not in PARTS or self._keeps}
+            digest = hashlib.sha256(f"{sizes}".encode() + places.astype("<i8").tobytes()).hexdigest()[:16]
+            return {"client": client, **counts, "rows": digest}
 
         division = {"support": self._support, "kept": self._kept if self._keeps else 0.0, "least": self._least,
                     "data_seed": self._seed}  # fmt: skip
@@ -172,16 +173,19 @@ class Owned:
     def _cut(self, client: str) -> Cut:
         """The rows of a client's parts."""
         if client not in self._cuts:
-            rows = self._samples.rows_of(client)
-            self._cuts[client] = Cut(*(rows[part] for part in self._places(client)))
+            places, bounds = self._places(client)
+            rows = self._samples.rows_of(client)[places]
+            support, query, validation, test = np.split(rows, bounds)
+            self._cuts[client] = Cut(support, query, validation, test, rows[: bounds[1]])
         return self._cuts[client]
 
-    def _places(self, client: str) -> Cut:
-        """The same, counted among the client's own rows: the same wherever its data lies."""
+    def _places(self, client: str) -> tuple[Indices, tuple[int, int, int]]:
+        """The same, counted among the client's own rows, which is the same wherever its data lies; and where to cut."""
         training, kept = self._training(client), self._kept_rows(client)
         order = data_generator(self._seed, number_of(client)).permutation(self._samples.sizes[client])
         support = min(max(1, int(self._support * training + 0.5)), training - 1)
-        return Cut(*map(np.sort, np.split(order, (support, training, training + kept))))
+        bounds = (support, training, training + kept)
+        return np.concatenate([np.sort(part) for part in np.split(order, bounds)]), bounds
 
 
 def deal(clients: Sequence[str], here: Sequence[int], left_out: int = 0, least: int = 0) -> dict[int, list[str]]:

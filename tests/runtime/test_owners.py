@@ -1,7 +1,9 @@
 """Data stays with its owners: what a host has, who tests, and what anybody else hears of it."""
 
 import json
+import os
 import re
+import signal
 import socket
 import threading
 from contextlib import suppress
@@ -18,6 +20,7 @@ from difnet.record.events import Validated
 from difnet.record.files import read_tensors
 from difnet.runtime.launcher import launch
 from difnet.runtime.simulation import simulate
+from tests.conftest import agents_of, events, until
 
 SMALL = {"task": {"name": "table", "target": "ill"}, "iterations": 30, "eval_every": 10, "eval_tasks": 5,
          "test_tasks": 5, "tasks": 2, "engine": "traced", "inner_lr": 0.1}  # fmt: skip
@@ -172,3 +175,80 @@ def test_three_hosts_with_a_third_each_end_in_the_bits_of_the_run_that_has_all_a
     w = read_tensors(Path(simulated["folder"]) / "launch-model.safetensors")["w"]
     assert token.encode() in capture.heard and w.tobytes()[:64] in capture.heard, "the capture sees what travels"
     assert holds(bytes(capture.heard)) == [] and b"clinic-" not in capture.heard
+
+
+@pytest.mark.slow
+def test_an_owner_that_only_tests_may_die_and_return(tmp_path, running):
+    """Killed in the middle of a run, it is started again, and the later validations have its figures too."""
+    data = clinics(tmp_path / "data", 8)
+    words = {**SMALL, "iterations": 4000, "eval_every": 20, "hold_out.validation": 2, "topology": "ring6"}
+    launcher = running("launch", "--task", "table", "--target", "ill", "--data", str(data), "--quiet",
+                       *(f"--set={name}={value}" for name, value in words.items() if name != "task"))  # fmt: skip
+    until(lambda: len(events(tmp_path, "Validated")) > 1, "validations")
+    os.kill(agents_of(launcher.pid)[7], signal.SIGKILL)
+    [back] = until(lambda: events(tmp_path, "AgentReturned"), "its return")
+    assert back["agent"] == 7
+    seen = len(events(tmp_path, "Validated"))
+    folder = tmp_path / "runs" / "latest" / "agents" / "007" / "metrics.jsonl"
+    told = len(folder.read_text().splitlines())
+    until(lambda: len(folder.read_text().splitlines()) > told + 1, "further figures of it")
+    assert len(events(tmp_path, "Validated")) > seen
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(60) == 130
+    summary = json.loads((tmp_path / "runs" / "latest" / "run.json").read_text())
+    assert summary["lost_agents"] == [] and summary["returned_agents"] == [7]
+
+
+@pytest.mark.slow
+def test_a_run_of_owners_that_was_killed_goes_on_to_the_same_bits(tmp_path, running, difnet):
+    data = clinics(tmp_path / "data", 6)
+    words = {**SMALL, "iterations": 60, "checkpoint_every": 10, "topology": "ring6"}
+    simulated = simulate(asked(tmp_path / "s", data, **words), data=data)
+    launcher = running("launch", "--task", "table", "--target", "ill", "--data", str(data), "--quiet", "--name", "it",
+                       *(f"--set={name}={value}" for name, value in words.items() if name != "task"))  # fmt: skip
+    until(lambda: events(tmp_path, "Checkpointed"), "a checkpoint of all")
+    launcher.kill()
+    launcher.wait(30)
+    until(lambda: not agents_of(launcher.pid), "the end of its agents")
+    refused = difnet("resume", "it")
+    assert refused.status == 2 and "say --data" in refused.err
+    done = difnet("resume", "it", "--data", str(data), "--json")
+    assert done.status == 0, done.err
+    assert done.json()["test"] == simulated["test"]
+    same_states(tmp_path / "runs" / "it", Path(simulated["folder"]))
+
+
+@pytest.mark.slow
+def test_an_owner_whose_table_has_a_class_that_nobody_agreed_on_is_named_and_refused(tmp_path, difnet):
+    data = clinics(tmp_path / "data", 6)
+    schema = tmp_path / "schema.toml"
+    schema.write_text(to_toml(from_dict(settled(load(settings=SMALL), data).task.options["schema"])))
+    odd = data / "clinic-03.csv"
+    odd.write_text(odd.read_text().replace("yes", "maybe", 1))
+    refused = difnet("launch", "--topology", "ring6", "--task", "table", "--schema", str(schema), "--data", str(data))
+    assert refused.status != 0 and "clinic-03.csv" in refused.err and "ill" in refused.err
+    assert "maybe" not in refused.err, "a cell is nobody's business but its owner's"
+
+
+WRONG_WORDS = {
+    "no data": (["--task", "table", "--target", "ill"], "say --data"),
+    "data for a task that has its own": (["--data", "data"], "no use for --data"),
+    "owners held out where nobody owns": (["--hold-out", "validation=1"], "hold_out is for owners"),
+    "a path in the configuration": (["--task", "table", "--set", "task.data=data"], "says nothing of where"),
+    "no target": (["--task", "table", "--data", "data"], "which column is to be predicted"),
+    "clients called by samples": (["--task", "table", "--data", "data", "--target", "ill", "--algorithm", "fedmeta",
+                                   "--topology", "star_graph(n=5)", "--set", "server.sampling=samples"],
+                                  "nobody but their owners"),
+    "more agents than tables": (["--task", "table", "--data", "data", "--target", "ill", "--topology", "ring40"],
+                                "6 clients for 40 agents"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRONG_WORDS)
+def test_words_about_data_that_mean_nothing_are_refused_with_the_remedy(name, tmp_path, difnet):
+    clinics(tmp_path / "data", 6)
+    words, told = WRONG_WORDS[name]
+    refused = difnet("simulate", *(["--topology", "ring6"] if "--topology" not in words else []), *words)
+    assert refused.status == 2 and told in refused.err, refused.err
+    assert not (tmp_path / "runs").exists()

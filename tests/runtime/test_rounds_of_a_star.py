@@ -118,6 +118,13 @@ def test_answers_weigh_as_much_as_their_clients_hold_samples():
     np.testing.assert_allclose(second.numpy(), 5 / 3, rtol=1e-6)
 
 
+def test_where_clients_alone_know_their_samples_their_answers_say_them():
+    """What is told counts, and not what the hub would have taken: (1 * 2 + 2 * 1 + 6 * 1) / 4."""
+    line = Paper({0: {1: 1.0, 2: 2.0, 3: 6.0}}, drawn={1: 2, 2: 1, 3: 1})
+    assert Hub(rounds(aggregation="samples"), line).ask(0, torch.zeros(M)).tolist() == [2.5] * M
+    assert Hub(rounds(), line).ask(0, torch.zeros(M)).tolist() == [3.0] * M, "unless it weighs all alike"
+
+
 def test_a_round_with_too_few_answers_changes_nothing_and_is_counted():
     line = Paper({0: {2: 4.0}, 1: {1: 1.0, 3: 2.0}, 2: {}})
     hub = Hub(rounds(quorum=2), line)
