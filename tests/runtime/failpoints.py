@@ -8,7 +8,7 @@ import signal
 from functools import wraps
 from typing import Any
 
-from difnet.exchange.neighbours import Neighbours
+from difnet.exchange.outgoing import Outgoing
 from difnet.exchange.transport import Transport
 from difnet.record.events import Finished
 from difnet.runtime import agent_process
@@ -45,9 +45,10 @@ def before(owner: Any, name: str, is_there: Any) -> None:
 
 def _set(point: str) -> None:
     told: list[int] = []
+    who: list[int] = []  # this process is
 
-    def is_second(self: Neighbours, link: Any, kind: str, *rest: Any, **fields: Any) -> bool:
-        if self.identity.agent == VICTIM and kind == "state" and fields["round"] == ROUND:
+    def is_second(self: Outgoing, link: Any, kind: str, *rest: Any, round_: int) -> bool:
+        if who[-1:] == [VICTIM] and kind == "state" and round_ == ROUND:
             told.append(link.neighbour)
         return len(told) == 2
 
@@ -56,7 +57,8 @@ def _set(point: str) -> None:
     elif point == "before it sends":
         before(Transport, "tell", lambda self, i, *rest, **more: i == ROUND and self.identity.agent == VICTIM)
     elif point == "half its neighbours told":
-        before(Neighbours, "send", is_second)
+        before(Transport, "tell", lambda self, *rest, **more: who.append(self.identity.agent))
+        before(Outgoing, "tell", is_second)
     elif point == "in combine":
         rule, mixed = agent_process.rule, []
 

@@ -118,14 +118,15 @@ def test_a_delayed_edge_changes_no_bit_of_a_synchronous_run(difnet, running, tmp
 
 @slow
 def test_a_cut_edge_is_lost_at_both_ends_and_comes_back(difnet, running, tmp_path):
-    """A connection that was there before is broken once, to be led; that is said and kept as well."""
+    """A connection that was there before is broken once, to be led; that is said and kept, and costs nothing."""
     launcher = begin(running, tmp_path)
-    break_it(difnet, tmp_path, 'fault = [{at_s=0.5, kind="cut", edges=[[2, 3]], for_s=1}]')
+    break_it(difnet, tmp_path, 'fault = [{at_s=0.5, kind="cut", edges=[[2, 3]], for_s=3}]')
     told = [(e["kind"], e["edges"]) for e in recorded(tmp_path)]
     assert told.count(("cut", [[2, 3]])) == 2 and told[0] == ("proxy", [[2, 3]])
     assert sockets(launcher) == ["0", "1", "2", "3", "4", "5", "registry"]
     lost = len(events(tmp_path, "NeighbourLost"))
-    assert lost >= 4
+    assert lost >= 2
+    assert {e["neighbour"] for e in events(tmp_path, "LinkHealed")} >= {2, 3}
     until(lambda: len(events(tmp_path, "NeighbourBack")) >= len(events(tmp_path, "NeighbourLost")), "the edge")
     summary = end(launcher, tmp_path)
     assert summary["edges_apart"] == summary["lost_agents"] == []
@@ -222,7 +223,7 @@ def test_only_a_run_that_goes_on_with_agents_of_its_own_can_be_broken(difnet, tm
 def test_links_of_ports_are_refused_and_the_run_goes_on(difnet, running, tmp_path):
     """Agents can be killed there as well; links cannot be broken, and none is drawn."""
     launcher = begin(running, tmp_path, *ENDLESS, "--set", "transport=tcp")
-    (tmp_path / "plan.toml").write_text('fault = [{at_s=0, kind="cut", edges=[[2, 3]], for_s=1}]')
+    (tmp_path / "plan.toml").write_text('fault = [{at_s=0, kind="cut", edges=[[2, 3]], for_s=3}]')
     refused = difnet("chaos", "latest", "--plan", "plan.toml")
     assert refused.status == 3 and "transport=tcp" in refused.err
     drawn = difnet("chaos", "latest", "--seed", "1", "--faults", "50", "--print-plan")
