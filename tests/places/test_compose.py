@@ -198,6 +198,27 @@ def test_when_a_container_is_killed_the_others_finish_and_say_so(project: Callab
     assert {ring.status(f"agent-{k}") for k in (0, 1, 3)} == {0}
 
 
+def test_a_network_whose_containers_were_all_killed_goes_on_in_the_words_of_the_docs(
+    project: Callable[..., Project],
+) -> None:
+    """Checkpoints are in their volume, the run in its own."""
+    words = ["--topology", "cycle_graph(n=4)", *SHORT[2:], "--engine", "eager", "--iterations", "2500", "--eval-every",
+             "2500", "--set", "checkpoint_every=100"]  # fmt: skip
+    ring = project(*words)
+    ring.up("dashboard")
+    until(lambda: "ready after" in ring.said("dashboard"), "the start", READY_S)
+    until(lambda: (ring.run() / "events.jsonl").read_text().count('"Checkpointed"') > 1, "two checkpoints", READY_S)
+    killed = ring.compose("kill")
+    assert killed.status == 0 and not (ring.run() / "run.json").exists(), killed.err
+    ring.up(*(f"agent-{k}" for k in range(4)))
+    done = ring.compose("run", "-T", "--rm", "--use-aliases", "dashboard", "resume", "latest", "--runs", "/runs",
+                        timeout_s=2 * READY_S)  # fmt: skip
+    assert done.status == 0, done.out + done.err
+    told = [json.loads(line) for line in (ring.run() / "events.jsonl").read_text().splitlines()]
+    [resumed] = [event for event in told if event["event"] == "Resumed"]
+    assert 200 <= resumed["iteration"] < 2500 and told[-1]["state"] == "done"
+
+
 def test_a_launch_in_containers_ends_with_the_bits_of_a_run_here_and_leaves_nothing(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:
