@@ -199,11 +199,12 @@ def _recorded(run: str, home: str) -> tuple[str, dict[str, Any]]:
     """The manifest that a run has kept."""
     from difnet.errors import RunFolderError
     from difnet.record import finding
+    from difnet.system.texts import read_text
 
     folder = finding.resolve(run, home)
     path = folder / "partition.json"
     try:
-        return folder.name, json.loads(path.read_text(encoding="utf-8"))
+        return folder.name, json.loads(read_text(path))
     except FileNotFoundError:
         raise RunFolderError(f"{folder} has no partition.json: its task does not tell who has what, or difnet was "
                              f"older; ask the task itself: difnet data show --task NAME") from None  # fmt: skip
