@@ -72,6 +72,8 @@ def list_(data_dir: str | None, as_json: bool) -> None:
 def check(place: str | None, only: tuple[str, ...], data_dir: str | None, as_json: bool) -> int:
     """Say whether the data sets in DIR are whole: files against their checksums, then read and counted.
 
+    DIR has a folder for each of them, or is the folder of one.
+
     Exit status: 0 whole, or another version that reads well; 3 something is damaged, incomplete or not there.
 
     \b
@@ -85,7 +87,7 @@ def check(place: str | None, only: tuple[str, ...], data_dir: str | None, as_jso
 
     chosen = {name: source(name) for name in only} or SOURCES
     with waiting():
-        verdicts = check_all(chosen, home(place or data_dir))
+        verdicts = check_all(chosen, home(place or data_dir), asked=bool(only))
     if as_json:
         click.echo(json.dumps([to_dict(verdict) for verdict in verdicts], indent=1))
     else:
