@@ -42,7 +42,7 @@ def read(place: Path, size: int = 28) -> Table:
                 writer.add("targets", np.full(len(pixels), len(names)))
                 names.append(character.partition("/")[2] if whole else character)
                 sizes.append(len(pixels))
-                report_progress(f"reading {name}", len(names))
+                report_progress(f"reading {source.name}", len(names))
             if not names or not names[-1].startswith(f"{name}/" if name else ""):
                 raise DataError(f"{source} holds no drawings, such as {name}/ALPHABET/character01/0001_01.png; `difnet "
                                 f"data get omniglot` fetches it anew")  # fmt: skip
