@@ -103,15 +103,17 @@ def _lines(path: Path) -> tuple[list[Line], bool]:
             directed = text[1:].strip().lower().startswith("directed")
         if text and text[0] not in "#%":
             found.append((number, text))
-    separator = _separator(found[0][1]) if found else None
-    if separator is None:
-        found = [(number, text.partition("#")[0].rstrip()) for number, text in found]
+    separator = next((mark for _, text in found[:2] if (mark := _separator(text))), None)  # a count has none
+    if separator is None and found and whole(found[0][1].split()[0]) is not None:
+        refuse_agents(len({text.split(None, 1)[0] for _, text in found}) - 1)  # at once, before they are looked at
+    comment = "#" if separator is None else " #"  # in a table it may be part of a name, or of a colour
+    found = [(number, text.partition(comment)[0].rstrip()) for number, text in found]
     return [Line(number, text, _cells(number, text, separator)) for number, text in found], directed
 
 
 def _separator(text: str) -> str | None:
-    """What separates the cells of the first line; None: blanks."""
-    plain = text.partition("{")[0]
+    """What separates the cells of a line; None: blanks."""
+    plain = re.split("[{#]", text)[0]
     return next((mark for mark in ";\t," if mark in plain), None)
 
 

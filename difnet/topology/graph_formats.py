@@ -12,7 +12,7 @@ import networkx as nx
 from difnet.errors import TopologyError
 from difnet.system.texts import NotText, read_text
 from difnet.topology.edge_lists import read_adjacency, read_edges
-from difnet.topology.graphs import checked, first_line, from_edges, numbered, refuse_agents, refuse_twice
+from difnet.topology.graphs import checked, first_line, from_edges, is_number, numbered, refuse_agents, refuse_twice
 from difnet.topology.matrix_market import read_matrix
 
 MAX_FILE_MB = 32
@@ -76,10 +76,7 @@ def from_node_link(data: Any) -> nx.Graph:
         raise TopologyError('not node-link JSON: {"directed": false, "nodes": [{"id": 0}, ...], "edges": [...]} is.')
     refuse_agents(len(data.get("nodes", [])))
     try:
-        pairs = [
-            (edge["source"], edge["target"], edge.get("weight", edge.get("value")))
-            if isinstance(edge, dict) else (*edge, None) for edge in edges
-        ]  # fmt: skip
+        pairs = [_triple(edge) for edge in edges]
         nodes, names = _listed(data.get("nodes", []), {end for edge in pairs for end in edge[:2]})
         graph = from_edges(pairs, nodes, directed=bool(data.get("directed", False)))
     except (KeyError, ValueError, TypeError) as error:
@@ -88,6 +85,14 @@ def from_node_link(data: Any) -> nx.Graph:
         raise TopologyError(f"an edge names {strange[0]!r}, which is none of the {len(nodes)} nodes. Ends of edges are "
                             f"ids of nodes, or all of them are places in the list of nodes, from 0 on.")  # fmt: skip
     return checked(numbered(graph, names or None))
+
+
+def _triple(edge: Any) -> tuple[Any, ...]:
+    """Both ends of an edge and its weight; D3's "value" may be anything."""
+    if not isinstance(edge, dict):
+        return (*edge, None)
+    value = edge.get("value")
+    return edge["source"], edge["target"], edge.get("weight", value if is_number(value) else None)
 
 
 def _listed(nodes: list[Any], ends: set[Any]) -> tuple[list[Any], dict[Any, Any]]:

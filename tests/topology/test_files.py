@@ -83,7 +83,8 @@ PETERSEN = [f"{l} {k}" for l, k in nx.petersen_graph().edges]
 @pytest.mark.parametrize("lines", [
     PETERSEN, ["10", *PETERSEN], ["10 10 15", *PETERSEN], ["% a comment", *PETERSEN, "% another"],
     ["# a comment", "", *PETERSEN], ["source target", *PETERSEN], ["left right", *PETERSEN],
-    [line.replace(" ", ";") for line in PETERSEN], [line.replace(" ", ", ") for line in PETERSEN],
+    [line.replace(" ", ";") for line in PETERSEN], ["10", *(line.replace(" ", ";") for line in PETERSEN)],
+    [line.replace(" ", ",") + " # why; so" for line in PETERSEN], [line.replace(" ", ", ") for line in PETERSEN],
     [line.replace(" ", "\t") for line in ["from to", *PETERSEN]], [f"{line}  # why" for line in PETERSEN],
     [line.replace(" ", ";") + ";0,5" for line in PETERSEN],
     [f"{line} {{'weight': 2, 'colour': 'a, b'}}" for line in PETERSEN],
