@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from difnet.errors import ConfigError, did_you_mean
+from difnet.system.texts import NotText, read_text
 
 
 class Choice(BaseModel):
@@ -150,7 +151,7 @@ class RunConfig(BaseModel):
     # the network
     topology: str = "ring40"
     agents: Count | None = None
-    weights: Literal["averaging", "metropolis", "best-constant", "fastest"] | None = None  # None: as the topology says
+    weights: Literal["averaging", "metropolis", "best-constant", "fastest", "given"] | None = None  # None: the file's
     strategy: Literal["diffusion", "cta", "centralised", "fully-connected", "noncooperative"] = "diffusion"
     mode: Literal["sync", "async"] = "sync"
     staleness: Annotated[int, Field(ge=0)] = 4
@@ -280,10 +281,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises: ConfigError, if it cannot be read or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, NotText) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 

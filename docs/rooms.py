@@ -130,7 +130,7 @@ def places(levels: list[list[str]], shown: nx.DiGraph) -> dict[str, Place]:
     spot = {room: float(n) for level in levels for n, room in enumerate(level)}
     for _ in range(24):
         for level in levels:
-            near = {room: [spot[other] for other in (*shown.pred[room], *shown.succ[room])] for room in level}
+            near = {room: [spot[other] for other in sorted({*shown.pred[room], *shown.succ[room]})] for room in level}
             wanted = {room: sum(spots) / len(spots) if spots else spot[room] for room, spots in near.items()}
             ordered = sorted(level, key=lambda room: (wanted[room], room))
             middle = sum(wanted.values()) / len(level)

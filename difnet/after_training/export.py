@@ -50,7 +50,7 @@ def export(learnt: LaunchModel, format: str, path: Path, *, force: bool = False)
         "onnx": lambda scratch: _onnx(module, learnt, scratch),
     }
     beside = path.with_name(CARD)
-    mine = beside.is_file() and is_card_of(beside.read_text(encoding="utf-8"), learnt)
+    mine = beside.is_file() and is_card_of(beside.read_text(encoding="utf-8-sig", errors="replace"), learnt)
     refuse_existing([path, *rates, *([] if mine else [beside])], force)
     for target, writer in {path: write[format], **rates}.items():
         write_whole(target, writer)

@@ -1,7 +1,9 @@
 """How is a launch model fitted to somebody's own few samples, read from a CSV file?"""
 
 import csv
+import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +20,11 @@ from difnet.maths.evaluate import accuracy_of
 from difnet.maths.flat import FlatModel
 from difnet.meta import Batch
 from difnet.system.machine import torch_settings
+from difnet.system.texts import NotText, read_text
 from difnet.workload.building import make_algorithm
 
 TARGETS = ("target", "label", "y")
+SEPARATORS = (";", "\t", ",")
 
 
 class Inputs(NamedTuple):
@@ -128,16 +132,21 @@ def inputs_of(learnt: LaunchModel, module: nn.Module) -> Inputs:
 def read_samples(path: Path) -> SampleTable:
     """The numbers in a CSV file with a header; the column target, label or y is the target, else the last one is.
 
+    Cells are separated by semicolons, tabs or commas, whichever the header has first in this order; unless by commas, a
+    number may have one in the place of its point. Lines in which nothing stands are passed over.
+
     Raises: DataError, naming file, line and column.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader if row]
+        text = read_text(path)
+        head = next((line for line in text.split("\n") if line.strip()), "")
+        separator = next((mark for mark in SEPARATORS if mark in re.sub('"[^"]*"', "", head)), ",")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; give the path of a CSV file") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no CSV file: {error}; save it as comma-separated UTF-8 text") from error
+    except (csv.Error, NotText) as error:
+        raise DataError(f"{path} is no CSV file: {error}; needed is text in UTF-8, separated by commas") from error
     if len(rows) < 2:
         raise DataError(f"{path} has {len(rows)} line{'s' * (len(rows) != 1)}; expected a header, and a line for every "
                         f"sample: inputs, then the target, separated by commas")  # fmt: skip
@@ -148,6 +157,8 @@ def read_samples(path: Path) -> SampleTable:
     if len(names) < 2:
         raise DataError(f"{path}, line 1: one column, {names[0]!r}; expected inputs and a target, separated by commas")
     at = next((i for name in TARGETS for i, own in enumerate(names) if own.lower() == name), len(names) - 1)
+    if separator != ",":
+        lines = _with_points(path, lines)
     values = []
     for line, row in lines:
         if len(row) != len(names):
@@ -193,6 +204,19 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _with_points(path: Path, lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Lines whose numbers may have decimal commas, with points in place of these.
+
+    Raises: DataError, where numbers have points as well, so that a comma may stand between thousands.
+    """
+    commas = [line for line, row in lines if any("," in cell for cell in row)]
+    points = [line for line, row in lines if any("." in cell for cell in row)]
+    if commas and points:
+        raise DataError(f"{path}, line {commas[0]}: a number with a comma, and line {points[0]} has one with a point; "
+                        f"write all with points, and nothing between thousands")  # fmt: skip
+    return [(line, [cell.replace(",", ".") for cell in row]) for line, row in lines]
 
 
 def _number(path: Path, line: int, column: str, cell: str) -> float:

@@ -1,6 +1,7 @@
 """What do the records of a run say, as far as they can be read? For whoever judges them: damage is told, not raised."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,6 +30,7 @@ from difnet.record.events import (
 )  # fmt: skip
 from difnet.record.files import folder_of, parse_event, read_config, read_json, read_tensors
 from difnet.system.holding import is_held
+from difnet.system.texts import read_text
 
 Kind = TypeVar("Kind", bound=Event)
 
@@ -236,12 +238,10 @@ def _edges(path: Path, damaged: list[tuple[str, str]]) -> dict[tuple[int, int], 
     if not path.is_file():
         return {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {(int(row["from"]), int(row["to"])): EdgeEnd(
-                        int(row["payload_bytes"]), int(row["messages"]), number(row.get("combined")),
-                        number(row.get("epoch")), number(row.get("used")),
-                        number(row.get("resent")) or 0)
-                    for row in csv.DictReader(file)}  # fmt: skip
+        return {(int(row["from"]), int(row["to"])): EdgeEnd(
+                    int(row["payload_bytes"]), int(row["messages"]), number(row.get("combined")),
+                    number(row.get("epoch")), number(row.get("used")), number(row.get("resent")) or 0)
+                for row in csv.DictReader(io.StringIO(read_text(path), newline=""))}  # fmt: skip
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         damaged.append((path.name, f"it is damaged: {error}"))
         return {}

@@ -65,6 +65,7 @@ def _plan(folder: Any, plan: str | None, seed: int | None, faults: int, seconds:
     from difnet.record.files import read_config
     from difnet.runtime.fault_plan import draw, parse
     from difnet.runtime.victims import network
+    from difnet.system.texts import NotText, read_text
 
     if (plan is None) == (seed is None):
         raise ConfigError("give --plan FILE or --seed N, one of them; `--seed 1 --print-plan` prints one to begin with")
@@ -74,7 +75,7 @@ def _plan(folder: Any, plan: str | None, seed: int | None, faults: int, seconds:
         has_ports = read_config(folder / "config.toml").get("transport") == "tcp"
         return draw(seed, known.agents, [] if has_ports else known.edges, faults=faults, seconds=seconds)
     try:
-        text = Path(plan).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(Path(plan))
+    except (OSError, NotText) as error:
         raise ConfigError(f"cannot read the plan {plan}: {getattr(error, 'strerror', None) or error}") from error
     return parse(text, known.agents, known.edges, plan)

@@ -76,6 +76,8 @@ def list_(data_dir: str | None, as_json: bool) -> None:
 def check(place: str | None, only: tuple[str, ...], data_dir: str | None, as_json: bool) -> int:
     """Say whether the data sets in DIR are whole: files against their checksums, then read and counted.
 
+    DIR has a folder for each of them, or is the folder of one.
+
     Exit status: 0 whole, or another version that reads well; 3 something is damaged, incomplete or not there.
 
     \b
@@ -89,7 +91,7 @@ def check(place: str | None, only: tuple[str, ...], data_dir: str | None, as_jso
 
     chosen = {name: source(name) for name in only} or SOURCES
     with waiting():
-        verdicts = check_all(chosen, home(place or data_dir))
+        verdicts = check_all(chosen, home(place or data_dir), asked=bool(only))
     if as_json:
         click.echo(json.dumps([to_dict(verdict) for verdict in verdicts], indent=1))
     else:
@@ -203,11 +205,12 @@ def _recorded(run: str, home: str) -> tuple[str, dict[str, Any]]:
     """The manifest that a run has kept."""
     from difnet.errors import RunFolderError
     from difnet.record import finding
+    from difnet.system.texts import read_text
 
     folder = finding.resolve(run, home)
     path = folder / "partition.json"
     try:
-        return folder.name, json.loads(path.read_text(encoding="utf-8"))
+        return folder.name, json.loads(read_text(path))
     except FileNotFoundError:
         raise RunFolderError(f"{folder} has no partition.json: its task does not tell who has what, or difnet was "
                              f"older; ask the task itself: difnet data show --task NAME") from None  # fmt: skip

@@ -9,7 +9,7 @@ import click
 WORDS = [
     click.option("--topology", metavar="WHERE", help="A name, a generator such as 'cycle_graph(n=6)', or a file."),
     click.option("--agents", type=int, help="How many; a check, since the topology says so."),
-    click.option("--weights", help="averaging, metropolis, best-constant or fastest.  [metropolis]"),
+    click.option("--weights", help="averaging, metropolis, best-constant, fastest, or given.  [metropolis]"),
     click.option("--strategy", help="diffusion, cta, centralised, fully-connected or noncooperative.  [diffusion]"),
     click.option("--algorithm", help="A plug-in's name, or module:factory.  [dif-maml]"),
     click.option("--task", help="A task family's name, or module:factory.  [sinusoid]"),

@@ -13,7 +13,7 @@ from difnet.screen.terminal import print_table
 if TYPE_CHECKING:
     from difnet.topology import Topology
 
-_RULES = click.Choice(["metropolis", "averaging", "best-constant", "fastest"])
+_RULES = click.Choice(["metropolis", "averaging", "best-constant", "fastest", "given"])
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 _agents = click.option("--agents", type=click.IntRange(min=1), help="How many agents you expect.")
 
@@ -189,6 +189,8 @@ def _facts(topology: Topology) -> dict[str, Any]:
 
 
 def _print_facts(topology: Topology, facts: dict[str, Any]) -> None:
+    from difnet.topology import UNUSED_WEIGHTS
+
     rate, degree, agreed = facts["mixing_rate"], facts["degree"], facts["agrees_on"]
     rounds = facts["iterations_to_agreement"]
     if facts["doubly_stochastic"]:
@@ -204,7 +206,7 @@ def _print_facts(topology: Topology, facts: dict[str, Any]) -> None:
         "edges": facts["edges"],
         "hub": "" if topology.hub is None else f"agent {topology.hub}",
         "neighbours heard": f"{degree['least']} to {degree['most']}, {degree['mean']:.2f} on average",
-        "weights": topology.rule,
+        "weights": topology.rule + (f"  ({UNUSED_WEIGHTS})" if topology.unused_weights else ""),
         "mixing rate": f"{rate:.6f}" + ("" if rounds else "  (it never agrees)"),
         "agreement": f"distances between agents shrink to 1/1000 in {rounds} iterations" if rounds else "",
         "doubly stochastic": _yes(facts["doubly_stochastic"]),

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from difnet.data import Table
-from difnet.data.fetch import forms, sums_of
-from difnet.data.sources import File, Reading, Source
+from difnet.data.fetch import sums_of
+from difnet.data.home import place_of
+from difnet.data.sources import File, Reading, Source, forms
 from difnet.errors import DataError, EnvironmentLacks
 
 WHOLE, PART, ANOTHER = "whole", "a part", "another version"
@@ -33,9 +34,12 @@ class Verdict(NamedTuple):
         return self.state in GOOD
 
 
-def look(source: Source, base: Path) -> Verdict:
-    """What there is, by checksums alone; "another version" may be damaged as well, since nothing is read."""
-    place = base / source.name
+def look(source: Source, base: Path, *, asked: bool = False) -> Verdict:
+    """What there is, by checksums alone; "another version" may be damaged as well, since nothing is read.
+
+    Args: `base`, the folder of all sets, or this one's own; `asked`, as `home.place_of`.
+    """
+    place = place_of(source.name, base, asked=asked) or base / source.name
     files: dict[str, str] = {}
     lacking = []
     if not place.is_dir():
@@ -62,20 +66,28 @@ def _state(path: Path, file: File) -> str:
     return WHOLE if sums & set(file.sums) else PART if sums & set(file.parts) else "of no known checksum"
 
 
-def check(source: Source, base: Path) -> Verdict:
-    """What there is, by checksums, and by reading and counting all of it.
+def check(source: Source, base: Path, *, asked: bool = False) -> Verdict:
+    """What there is, by checksums, and by reading and counting all of it, also where it lies otherwise.
 
+    Args: as `look`.
     Raises: EnvironmentLacks, if this machine lacks what the reader needs.
     """
-    seen = look(source, base)
-    if not seen.good:
+    seen = look(source, base, asked=asked)
+    if seen.state == ABSENT:
         return seen
     told = []
     for reading in source.readings:
         try:
-            told.append(_read(source, reading, base / source.name))
-        except DataError as error:
+            told.append(_read(source, reading, Path(seen.folder)))
+        except EnvironmentLacks as error:
+            if not seen.good:
+                return seen
+            if not isinstance(error, DataError):
+                raise
             return seen._replace(state=DAMAGED, why=str(error))
+    if not seen.good:
+        return seen._replace(state=ANOTHER, found="; ".join(told),
+                             why=f"{seen.why}; laid out otherwise, without checksums, it reads well")  # fmt: skip
     return seen._replace(found="; ".join(told), why=f"{seen.why}, but reads well" if seen.why else "")
 
 
@@ -95,16 +107,17 @@ def _read(source: Source, reading: Reading, place: Path) -> str:
     return words + (f" ({fitting[0].note})" if fitting and fitting[0].note else "")
 
 
-def check_all(sources: Mapping[str, Source], base: Path) -> list[Verdict]:
-    """A verdict on every one of these sets that has a folder in `base`.
+def check_all(sources: Mapping[str, Source], base: Path, *, asked: bool = False) -> list[Verdict]:
+    """A verdict on every one of these sets that has a folder in `base`, or whose own folder that is.
 
+    Args: as `look`.
     Raises: EnvironmentLacks, if there is none at all.
     """
-    here = [source for source in sources.values() if (base / source.name).is_dir()]
+    here = [source for source in sources.values() if place_of(source.name, base, asked=asked)]
     if not here:
         raise EnvironmentLacks(f"there is no data set in {base}: no folder {' or '.join(sources)}. `difnet data get "
                                f"mnist` fetches one; elsewhere they are found by $DIFNET_DATA or --data-dir")
-    return [check(source, base) for source in here]
+    return [check(source, base, asked=asked) for source in here]
 
 
 def to_dict(verdict: Verdict) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from difnet.data.sources import File, Source
+from difnet.data.sources import File, Source, forms
 from difnet.errors import DataError, EnvironmentLacks
 from difnet.system.progress import report_progress
 
@@ -76,13 +76,6 @@ def sums_of(path: Path, kinds: Sequence[str] = ("sha256", "md5")) -> set[str]:
 def known(path: Path, sums: Sequence[str]) -> bool:
     """Whether a file has one of these checksums."""
     return bool(sums_of(path, sorted({s.partition(":")[0] for s in sums})) & set(sums))
-
-
-def forms(place: Path, file: File) -> list[Path]:
-    """The file as it lies there: under its name, else in other forms."""
-    if (place / file.name).exists():
-        return [place / file.name]
-    return next(filter(None, ([p for p in sorted(place.glob(o)) if p.suffix != ".part"] for o in file.other)), [])
 
 
 def _there(place: Path, file: File) -> bool:

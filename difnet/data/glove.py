@@ -31,6 +31,8 @@ def read(path: Path, words: Sequence[str]) -> Array:
         place = {word: n for n, word in enumerate(words)}
         vectors, size, found = np.empty((0, 0), np.float32), 0, 0
         for number, line in enumerate(lines(path), 1):
+            if not line.strip():
+                continue
             if not size:
                 size = line.rstrip().count(" ")
                 vectors = np.zeros((len(words), size), dtype=np.float32)

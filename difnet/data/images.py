@@ -25,21 +25,24 @@ class Picture(NamedTuple):
 
 
 @contextmanager
-def shelf(source: Path, suffix: str) -> Iterator[dict[str, Callable[[], Picture]]]:
+def shelf(source: Path, *suffixes: str) -> Iterator[dict[str, Callable[[], Picture]]]:
     """The pictures in a zip or below a folder, by their names in ascending order; each is read when it is called.
+
+    Their names end in one of the suffixes, in small letters or capitals.
 
     What systems leave beside pictures (`__MACOSX/`, `._name`) is passed over.
 
     Raises: DataError, here and on a call, if the zip is damaged, or what lies there cannot be read.
     """
     if source.is_dir():
-        paths = {path.relative_to(source.parent).as_posix(): path for path in source.rglob(f"*{suffix}")}
-        yield {n: _reading(n, paths[n].read_bytes, source, str(paths[n])) for n in sorted(paths) if _is_picture(n)}
+        paths = {path.relative_to(source.parent).as_posix(): path for path in source.rglob("*.*")}
+        yield {n: _reading(n, paths[n].read_bytes, source, str(paths[n]))
+               for n in sorted(paths) if _is_picture(n, suffixes)}  # fmt: skip
         return
     with _undamaged(source, str(source)):
         archive = zipfile.ZipFile(source)
     with archive:
-        names = sorted(n for n in archive.namelist() if n.endswith(suffix) and _is_picture(n))
+        names = sorted(n for n in archive.namelist() if _is_picture(n, suffixes))
         yield {n: _reading(n, lambda n=n: archive.read(n), source, f"{source}, {n}") for n in names}  # type: ignore[misc]
 
 
@@ -77,8 +80,8 @@ def decode(picture: Picture, mode: str, size: int) -> Array:
         raise DataError(f"{picture.where} is no picture that can be read: {why}. Fetch it anew.") from error
 
 
-def _is_picture(name: str) -> bool:
-    return not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith("._")
+def _is_picture(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes) and "__MACOSX/" not in name and not name.rpartition("/")[2].startswith("._")
 
 
 def _reading(name: str, content: Callable[[], bytes], source: Path, where: str) -> Callable[[], Picture]:

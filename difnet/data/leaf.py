@@ -5,6 +5,8 @@ A file is one object, its keys in any order: `users`, `num_samples`, perhaps `hi
 Source: Caldas et al., "LEAF: A Benchmark for Federated Settings", 2018, and the format that its programs write.
 """
 
+import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,13 +16,14 @@ import numpy as np
 
 from difnet.data import Array, Table
 from difnet.data.cache import Writer, kept
-from difnet.data.stream import REMEDY, pieces
+from difnet.data.stream import REMEDY, utf8_pieces
 from difnet.errors import DataError, EnvironmentLacks
 
 CLASSES = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # FEMNIST's, by number
 PIXELS = 784
 ENOUGH = 0.01  # of a grey level: what rounding a grey level / 255 to decimal digits may cost
 FOLDERS = (".", "all_data", "data/all_data")
+PARTS = ("train", "test")  # where LEAF's scripts leave the two parts of each user's data
 PATTERNS = ("*all_data*.json", "*all_data*.json.gz")
 
 
@@ -40,7 +43,8 @@ class _Inexact(Exception):
 def files(place: Path) -> list[Path]:
     """The LEAF files of a data set: the one given, or those in its folder called *all_data*.json, packed or not.
 
-    Looks into the sub-folders of LEAF's own layout as well.
+    Looks into the sub-folders of LEAF's own layout as well. Where only its parts for training and tests are left, the
+    files of both are one data set.
     Raises: EnvironmentLacks, if there is none.
     """
     if place.is_file():
@@ -48,19 +52,56 @@ def files(place: Path) -> list[Path]:
     for folder in FOLDERS:
         if found := sorted(path for pattern in PATTERNS for path in (place / folder).glob(pattern)):
             return found
+    for above in (place, place / "data"):
+        parts = [sorted(path for end in ("json", "json.gz") for path in (above / part).glob(f"*.{end}"))
+                 for part in PARTS]  # fmt: skip
+        if all(parts):
+            return [path for part in parts for path in part]
+        if any(parts):
+            raise EnvironmentLacks(f"{above} has one of LEAF's folders {' and '.join(PARTS)}, and lacks the files of "
+                                   f"the other; a user's data is in both")  # fmt: skip
     raise EnvironmentLacks(f"{place} has no LEAF files: none is called all_data*.json or all_data*.json.gz, there or "
-                           f"in {' or '.join(FOLDERS[1:])}; LEAF's preprocess.sh makes them")  # fmt: skip
+                           f"in {' or '.join(FOLDERS[1:])}, nor are there data/train and data/test; LEAF's "
+                           f"preprocess.sh makes them")  # fmt: skip
 
 
 def users(paths: Sequence[Path], left: Counter[str]) -> Iterator[User]:
     """All users that have data, file after file, one in memory at a time.
 
+    Where files lie in folders "train" and "test" side by side, a user has what both say, the part for training first;
+    the parts for tests wait on disk meanwhile.
+
     Counts in `left` those it leaves out, as "without_data", and those with another number of samples than their file
     says, as "miscounted"; these are kept, with what there is.
 
-    Raises: DataError, if a file is damaged or no LEAF file, or if a user is in two files or twice in one: such files
-        are parts of one user's data (LEAF's train and test), and either part alone is a data set.
+    Raises: DataError, if a file is damaged or no LEAF file, or if a user is in two files (of one part) or twice in one.
     """
+    later = [path for path in paths if path.parent.name == PARTS[1]]
+    first = [path for path in paths if path not in later]
+    if not any(path.parent.name == PARTS[0] for path in first) or not later:
+        yield from _users(paths, left)
+        return
+    with tempfile.TemporaryFile() as aside:
+        places: dict[str, int] = {}
+        for user in _users(later, left):
+            places[user.name] = aside.tell()
+            aside.write(json.dumps([user.inputs, user.targets, user.where]).encode() + b"\n")
+
+        def waiting(name: str) -> User:
+            aside.seek(places.pop(name))
+            return User(name, *json.loads(aside.readline()))
+
+        for user in _users(first, left):
+            if user.name in places:
+                more = waiting(user.name)
+                user = User(user.name, user.inputs + more.inputs, user.targets + more.targets, user.where)
+            yield user
+        for name in list(places):
+            yield waiting(name)
+
+
+def _users(paths: Sequence[Path], left: Counter[str]) -> Iterator[User]:
+    """The users of files that have none in common."""
     seen: dict[str, Path] = {}
     for path in paths:
         counted: dict[str, int] = {}
@@ -141,7 +182,7 @@ def _user_data(path: Path, said: dict[str, list[Any]]) -> Iterator[tuple[str, An
     parsers["user_data"] = ijson.kvitems_coro(entries, "user_data", use_float=True)
     done = 0
     try:
-        for piece in pieces(path):
+        for piece in utf8_pieces(path):
             for name, parser in list(parsers.items()):
                 parser.send(piece)
                 if lists.get(name):

@@ -19,6 +19,8 @@ from difnet.errors import DataError, EnvironmentLacks
 from difnet.system.progress import report_progress
 
 PARTS = ("train", "val", "test")
+FOLDERS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}  # of folders, one a class
+PICTURES = (".jpg", ".jpeg", ".png")
 SIZE = 84
 
 
@@ -30,13 +32,27 @@ def read(place: Path) -> Table:
     so that the whole csv files go with a part of the pictures.
 
     The pictures lie in `images`, `images.zip`, or `images-train.zip`, `images-val.zip` and `images-test.zip`; the csv
-    files may be gzipped, and be called `ravi-larochelle-train.csv` and so on.
+    files may be gzipped, and be called `ravi-larochelle-train.csv` and so on. Without `images`, folders `train`,
+    `val` and `test` with a folder for each class tell the parts, and a class's pictures come in the order of names.
 
     Raises: EnvironmentLacks, if a file is missing; DataError, if one is damaged, or a part has no pictures.
     """
+    if folders := _folders(place):
+        return _read(folders, [])
     shelves = _shelves(place)
     lists = {part: find(place, *(f"{stem}{part}.csv{gz}" for stem in ("", "ravi-larochelle-") for gz in ("", ".gz")))
              for part in PARTS}  # fmt: skip
+    return _read(lists, shelves)
+
+
+def _folders(place: Path) -> dict[str, Path]:
+    """The folder of each part, if all three are there, and no pictures beside them that csv files tell of."""
+    found = {part: place / name for part, names in FOLDERS.items() for name in names if (place / name).is_dir()}
+    return found if len(found) == len(PARTS) and not any(place.glob("images*")) else {}
+
+
+def _read(lists: dict[str, Path], shelves: list[Path]) -> Table:
+    """The classes that a csv file tells of the pictures on the shelves, or a folder of folders, for each part."""
 
     def parse(writer: Writer) -> None:
         names: list[str] = []
@@ -46,8 +62,14 @@ def read(place: Path) -> Table:
             there = {name.rpartition("/")[2]: take for source in shelves
                      for name, take in stack.enter_context(shelf(source, ".jpg")).items()}  # fmt: skip
             for part, path in lists.items():
-                classes, missing[part] = _classes(path, there)
+                if path.is_dir():
+                    classes, missing[part] = _in_folders(stack.enter_context(shelf(path, *PICTURES))), 0
+                else:
+                    classes, missing[part] = _classes(path, there)
                 parts[part] = len(classes)
+                if not classes and path.is_dir():
+                    raise DataError(f"{path} has no pictures; there must be a folder for each class in it, with "
+                                    f"pictures that end in {', '.join(PICTURES)}")  # fmt: skip
                 if not classes:
                     raise DataError(f"none of the {missing[part]} pictures that {path} names is in "
                                     f"{', '.join(map(str, shelves))}; they belong to different sets")  # fmt: skip
@@ -79,6 +101,19 @@ def _shelves(place: Path) -> list[Path]:
         return [find(place, f"images-{part}.zip") for part in PARTS]
     raise EnvironmentLacks(f"{place} has no pictures: neither a folder images, nor images.zip, nor images-train.zip "
                            f"and so on; `difnet data get miniimagenet` says where they are")  # fmt: skip
+
+
+def _in_folders(there: dict[str, Callable[[], Picture]]) -> dict[str, list[Callable[[], Picture]]]:
+    """The pictures of each folder of a part.
+
+    Raises: DataError, for one that is in no folder of a class.
+    """
+    classes: dict[str, list[Callable[[], Picture]]] = {}
+    for name, take in there.items():
+        if name.count("/") != 2:
+            raise DataError(f"the picture {name} lies where none should: not PART/CLASS/FILE")
+        classes.setdefault(name.split("/")[1], []).append(take)
+    return classes
 
 
 def _classes(path: Path, there: dict[str, Callable[[], Picture]]) -> tuple[dict[str, list[Callable[[], Picture]]], int]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from difnet.data import Array, Table
 from difnet.data.cache import Writer, kept
-from difnet.data.rows import Row, table
+from difnet.data.rows import OWN, Row, table
+from difnet.data.stream import REMEDY
 from difnet.errors import ConfigError, DataError, EnvironmentLacks
 from difnet.system.progress import report_progress
 
@@ -59,10 +60,10 @@ def read(
     if not (type(classes) is int and classes >= 2):
         raise ConfigError(f"task.classes is {classes!r}; it must be a whole number, 2 or more, such as 40")
     source, columns = _source(place, file), Columns(user, item, time)
-    films = _films(source)
+    films, remedy = _films(source), OWN if file else REMEDY
 
     def parse(writer: Writer) -> None:
-        users, items, users_of, items_of, times = _records(source, films, columns)
+        users, items, users_of, items_of, times = _records(source, films, columns, remedy)
         order = np.lexsort((times, users_of))
         sizes = np.bincount(users_of, minlength=len(users))
         later = 0
@@ -116,9 +117,11 @@ def _source(place: Path, file: str | None) -> Path:
         if (place / file).is_file():
             return place / file
         raise EnvironmentLacks(f"{place} lacks the table {file}; give task.file the name of one that is there")
-    found = [path for name in (*RATINGS, "*.zip") for path in sorted(place.glob(f"**/{name}"))]
+    found = [path for name in (*RATINGS, "ml-*.zip") for path in sorted(place.glob(f"**/{name}"))]
     if found:
-        return found[0]
+        return min(found, key=lambda path: len(path.parts))  # of those as near, the first in this order
+    if zips := sorted(place.glob("**/*.zip")):
+        return zips[0]
     raise EnvironmentLacks(f"{place} has none of {', '.join(RATINGS)}, and no zip of them; `difnet data get "
                            f"{place.name}` fetches it, and task.file names a table of your own")  # fmt: skip
 
@@ -129,36 +132,48 @@ def _films(source: Path) -> Path | None:
     return source if source.suffix == ".zip" else next((path for path in beside if path.is_file()), None)
 
 
-def _records(source: Path, films: Path | None, columns: Columns) -> tuple[dict, dict, Array, Array, Array]:
+def _records(
+    source: Path, films: Path | None, columns: Columns, remedy: str
+) -> tuple[dict, dict, Array, Array, Array]:
     """Users and items, numbered as they are met; and of every record its user's and its item's number, and its time."""
     users: dict[str, int] = {}
     items: dict[str, int] = {}
     users_of, items_of, times = array("l"), array("l"), array("d")
-    with table(source, RATINGS, PLAIN) as rows:
+    with table(source, RATINGS, PLAIN, remedy) as rows:
         by_genre = columns.item == GENRE and GENRE not in rows.columns
-        genres = _first_genres(rows.where, films) if by_genre else {}
+        genres = _first_genres(rows.where, films, remedy) if by_genre else {}
         item = "movieId" if by_genre else columns.item
         for row in rows(columns.user, item, columns.time):
             who, what, when = row.values
+            if not (who and what):
+                column = item if who else columns.user
+                raise DataError(f"{rows.where}, line {row.line}: nothing in the column {column!r}; a record is of a "
+                                f"user and an item. Fill it in, or take the line out")  # fmt: skip
             if by_genre and what not in genres:
                 raise DataError(f"{rows.where}, line {row.line}: film {what!r} is not in {films}; the two belong to "
-                                f"different sets: fetch both anew")  # fmt: skip
+                                f"different sets. {remedy}")  # fmt: skip
             users_of.append(users.setdefault(who, len(users)))
             items_of.append(items.setdefault(genres.get(what, what), len(items)))
             times.append(_seconds(when, rows.where, row))
             if row.line % EVERY == 0:
                 report_progress(f"reading {source.name}", row.line)
     if not users:
-        raise DataError(f"{rows.where} has no records below the names of its columns; fetch it anew")
+        raise DataError(f"{rows.where} has no records below the names of its columns. {remedy}")
     return users, items, np.array(users_of), np.array(items_of), np.array(times)
 
 
-def _first_genres(where: str, films: Path | None) -> dict[str, str]:
+def _first_genres(where: str, films: Path | None, remedy: str) -> dict[str, str]:
     if films is None:
         raise DataError(f"{where} has no column {GENRE!r}, and no {FILMS[0]} lies beside it that tells films' genres; "
                         f"put it there, or name another column of the table in task.item")  # fmt: skip
-    with table(films, FILMS, PLAIN_FILMS) as rows:
-        return {film: genres.partition("|")[0] for _, (film, genres) in rows("movieId", GENRES)}
+    first: dict[str, str] = {}
+    with table(films, FILMS, PLAIN_FILMS, remedy) as rows:
+        for line, (film, genres) in rows("movieId", GENRES):
+            first[film] = genres.partition("|")[0].strip()
+            if not first[film]:
+                raise DataError(f"{rows.where}, line {line}: film {film!r} has no first genre; MovieLens writes (no "
+                                f"genres listed) there. {remedy}")  # fmt: skip
+    return first
 
 
 def _seconds(text: str, where: str, row: Row) -> float:

@@ -12,7 +12,9 @@ from typing import IO, NamedTuple, cast
 
 from difnet.data.stream import REMEDY
 from difnet.errors import DataError
+from difnet.system.texts import LONGEST, NotText, encoding_of
 
+OWN = "Correct it there; with letters that cannot be read, save it as UTF-8"  # the remedy for somebody's own table
 OLD = (".dat", ".data")
 SEPARATORS = ("::", ",", "\t", ";", "|")
 
@@ -25,41 +27,46 @@ class Row(NamedTuple):
 
 
 @contextmanager
-def table(source: Path, names: Sequence[str] = (), plain: Sequence[str] = ()) -> Iterator["Rows"]:
+def table(
+    source: Path, names: Sequence[str] = (), plain: Sequence[str] = (), remedy: str = REMEDY
+) -> Iterator["Rows"]:
     """The table in a file, or in a zip's first file that has one of these names, in whatever folder of it.
 
-    The text is UTF-8; that of MovieLens' older files (ratings.dat, u.data) is Latin-1.
+    The text is UTF-8, or UTF-16 by its byte-order mark; that of MovieLens' older files (ratings.dat, u.data) Latin-1.
 
-    Args: `plain`, the columns' names, to be used where the first line begins with a number, and so is none of names.
+    Args: `plain`, the columns' names, to be used where the first line begins with a number, and so is none of names;
+        `remedy`, what to do about a damaged one.
     Raises: DataError, here and while rows are read, if it is damaged, empty or no text.
     """
     with ExitStack() as stack:
-        with _undamaged(str(source)):
+        with _undamaged(str(source), remedy):
             file, inside = _opened(source, names, stack)
             old = (inside or source.name).removesuffix(".gz").endswith(OLD)
-            lines = io.TextIOWrapper(file, encoding="latin-1" if old else "utf-8-sig", newline="")
+            begin = file.peek(LONGEST)[:LONGEST]  # type: ignore[attr-defined]
+            encoding = "latin-1" if old else encoding_of(begin)
+            lines = io.TextIOWrapper(file, encoding=encoding, newline="")
             stack.callback(lines.close)
             head = lines.readline()
         where = f"{source}, {inside}" if inside else str(source)
         if not head.strip():
             raise DataError(f"{where} is empty, or begins with an empty line; a table begins with the names of its "
-                            f"columns. {REMEDY}.")  # fmt: skip
-        yield Rows(where, lines, head, plain)
+                            f"columns. {remedy}.")  # fmt: skip
+        yield Rows(where, lines, head, plain, remedy)
 
 
 class Rows:
     """A table that is open. Everything is text; what quotes enclose may hold the separator."""
 
-    def __init__(self, where: str, lines: IO[str], head: str, plain: Sequence[str]) -> None:
-        self.where, self._lines = where, lines
+    def __init__(self, where: str, lines: IO[str], head: str, plain: Sequence[str], remedy: str) -> None:
+        self.where, self._lines, self._remedy = where, lines, remedy
         self._separator = "::" if "::" in head else max(SEPARATORS, key=head.count)
-        names = next(self._split([head]))
-        headed = not (plain and names[0].strip().isdigit())
+        names = [name.strip() for name in next(self._split([head]))]
+        headed = not (plain and names[0].isdigit())
         self.columns = names if headed else list(plain)[: len(names)]
         self._first = [] if headed else [head]
 
     def __call__(self, *columns: str) -> Iterator[Row]:
-        """The values in these columns, of every line that is not empty, without the spaces around them.
+        """The values in these columns, of every line in which anything stands, without the spaces around them.
 
         Raises: DataError for a column that there is not, and for a line with other columns than the first.
         """
@@ -69,13 +76,15 @@ class Rows:
         places = [self.columns.index(column) for column in columns]
         begin = 1 if self._first else 2
         lines = self._split(line for part in (self._first, self._lines) for line in part)
-        with _undamaged(self.where):
+        with _undamaged(self.where, self._remedy):
             for number, values in enumerate(lines, start=begin):
+                if not any(map(str.strip, values)):  # an empty line, or as spreadsheets save one: ,,,
+                    continue
                 if len(values) == len(self.columns):
                     yield Row(number, [values[place].strip() for place in places])
-                elif values:
+                else:
                     raise DataError(f"{self.where}, line {number}: {len(values)} columns; the first line has "
-                                    f"{len(self.columns)}. {REMEDY}.")  # fmt: skip
+                                    f"{len(self.columns)}. {self._remedy}.")  # fmt: skip
 
     def _split(self, lines: Iterator[str] | list[str]) -> Iterator[list[str]]:
         if self._separator == "::":
@@ -95,11 +104,13 @@ def _opened(source: Path, names: Sequence[str], stack: ExitStack) -> tuple[IO[by
 
 
 @contextmanager
-def _undamaged(where: str) -> Iterator[None]:
+def _undamaged(where: str, remedy: str) -> Iterator[None]:
     try:
         yield
+    except NotText as error:
+        raise DataError(f"{where}: {error}. {remedy}.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{where} is no text in UTF-8: {error.reason} near byte {error.start} of a block. {REMEDY}."
+        raise DataError(f"{where} is no text in UTF-8: {error.reason} near byte {error.start} of a block. {remedy}."
                         ) from error  # fmt: skip
     except (zipfile.BadZipFile, zlib.error, csv.Error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"{where} is damaged, cut off or no table: {error}. {REMEDY}.") from error
+        raise DataError(f"{where} is damaged, cut off or no table: {error}. {remedy}.") from error

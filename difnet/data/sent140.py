@@ -140,12 +140,14 @@ def _rows(path: Path, left: Counter[str]) -> Iterator[Tweet]:
     def heard() -> Iterator[str]:
         nonlocal last
         for line in lines(path):
-            last = line
+            last = line if line.strip() else last
             yield line
 
     rows = csv.reader(heard())
     try:
         for row in rows:
+            if not any(map(str.strip, row)):
+                continue
             if len(row) != FIELDS or row[0] not in POLARITY:
                 what = f"polarity {row[0]!r}" if len(row) == FIELDS else f"{len(row)} columns"
                 raise DataError(f"{path}, line {rows.line_num}: {what}; a row is polarity (0, 2 or 4), id, date, "

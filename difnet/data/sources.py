@@ -6,6 +6,7 @@ with what was published. None of this data belongs to difnet, and none comes wit
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from difnet.errors import ConfigError, did_you_mean
@@ -66,25 +67,43 @@ class Source:
     reader: str = ""  # the module of difnet.data
     readings: tuple[Reading, ...] = ()
     how: str = ""  # to get what has no address
+    others: tuple[str, ...] = ()  # names that others give its folder
 
 
 def _sha(*sums: str) -> tuple[str, ...]:
     return tuple(f"sha256:{s}" for s in sums)
 
 
+def forms(place: Path, file: File) -> list[Path]:
+    """The file as it lies there: under its name, else in other forms."""
+    if (place / file.name).exists():
+        return [place / file.name]
+    return next(filter(None, ([p for p in sorted(place.glob(o)) if p.suffix != ".part"] for o in file.other)), [])
+
+
 _LEAF_FOLDERS = ("", "all_data/", "data/all_data/")  # where LEAF's scripts leave their JSON
-_LEAF = tuple(f"{folder}*all_data*.json{packed}" for folder in _LEAF_FOLDERS for packed in ("", ".gz"))
+_LEAF = tuple(
+    f"{folder}*.json{packed}" for folder in (*(f"{f}*all_data" for f in _LEAF_FOLDERS), "train/", "data/train/")
+    for packed in ("", ".gz")
+)  # fmt: skip
+RAW = ("", "raw/", "MNIST/raw/")  # where MNIST's files lie: torchvision leaves them in the latter two, also unpacked
+
+
+def _packed_or_not(name: str) -> tuple[str, ...]:
+    """An idx file's other places and forms."""
+    return tuple(f"{folder}{name}{packed}" for folder in RAW for packed in (".gz", ""))[1:]
 
 
 def _mnist(name: str, size: int, sha256: str, md5: str) -> File:
     # torchvision/datasets/mnist.py has the md5 sums, and this mirror beside Yann LeCun's own page, which is closed
     address = f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz"
-    return File(f"{name}.gz", (f"sha256:{sha256}", f"md5:{md5}"), (address,), size, other=(name,))
+    return File(f"{name}.gz", (f"sha256:{sha256}", f"md5:{md5}"), (address,), size, other=_packed_or_not(name))
 
 
 def _qmnist(name: str, size: int, sha256: str, md5: str) -> File:
     address = f"https://raw.githubusercontent.com/facebookresearch/qmnist/master/{name}.gz"
-    return File(f"{name}.gz", (f"sha256:{sha256}", f"md5:{md5}"), (address,), size, other=(name,))
+    sums = f"sha256:{sha256}", f"md5:{md5}"
+    return File(f"{name}.gz", sums, (address,), size, other=_packed_or_not(name), needed=False)
 
 
 MNIST = Source(
@@ -106,7 +125,9 @@ MNIST = Source(
                 "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06", "5b5b05890a5e13444e108efe57b788aa"),
     ),
     "mnist",
-    (Reading({"part": "train"}, (Count(539, 60000),)), Reading({"part": "test"}, (Count(297, 10000),))),
+    tuple(Reading({"part": part}, (Count(writers, digits), Count(1, digits, "without the table of writers")))
+          for part, writers, digits in (("train", 539, 60000), ("test", 297, 10000))),
+    others=("MNIST",),
 )  # fmt: skip
 
 _OMNIGLOT = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
@@ -123,7 +144,7 @@ OMNIGLOT = Source(
             "sha256:e7361480899552d755fe5672d99cece31b9e14113c2af54f90951a3d5d79dcbc",
         ), (f"{_OMNIGLOT}images_evaluation.zip",), other=("images_evaluation",)),
     ),
-    "omniglot", (Reading({}, (Count(1623, 32460),)),),
+    "omniglot", (Reading({}, (Count(1623, 32460),)),), others=("omniglot-py", "Omniglot"),
 )  # fmt: skip
 
 _RAVI = "https://raw.githubusercontent.com/twitter-research/meta-learning-lstm/master/data/miniImagenet/"
@@ -157,6 +178,7 @@ MINIIMAGENET = Source(
     "miniimagenet", (Reading({}, (Count(100, 60000, _WHOLE), Count(100, 20000, _PART))),),
     how="the pictures have no public address. With an account at image-net.org, take ILSVRC 2012's training pictures "
         "that the three csv files name, scale them to 84 x 84, and put them as images/NAME.jpg beside the csv files",
+    others=("mini-imagenet", "mini_imagenet", "miniImagenet", "miniImageNet"),
 )  # fmt: skip
 
 _GUTENBERG = Archive("1994-01-100.zip", (  # as LEAF's get_data.sh had it; Project Gutenberg has moved it since
@@ -205,7 +227,7 @@ MOVIELENS = Source(
         ), ("https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",), 978202,
              other=("ratings.csv", "ml-latest-small")),
     ),
-    "ratings", (Reading({}, (Count(610, 100836),)),),
+    "ratings", (Reading({}, (Count(610, 100836),)),), others=("ml-latest-small",),
 )  # fmt: skip
 
 LANDMINE = Source(

@@ -1,5 +1,6 @@
 """How is a file read a piece at a time, gzipped or not? A damaged one is one clear error; progress is told in bytes."""
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import IO, cast
 
 from difnet.errors import DataError, EnvironmentLacks
 from difnet.system.progress import report_progress
+from difnet.system.texts import LONGEST, NotText, encoding_of
 
 PIECE = 2**16
 REMEDY = "`difnet data check` compares it with what its owner published; fetch it anew"
@@ -36,13 +38,36 @@ def pieces(path: Path) -> Iterator[bytes]:
         raise DataError(f"{path} is damaged or cut off after unpacked byte {done}: {error}. {REMEDY}.") from error
 
 
+def utf8_pieces(path: Path) -> Iterator[bytes]:
+    """A text's bytes in UTF-8, without a byte-order mark; one that is UTF-16 by its mark is written anew.
+
+    Raises: as `pieces`, and DataError, if it is UTF-16 without a mark, or cut off.
+    """
+    decoder, done = None, 0
+    try:
+        for piece in pieces(path):
+            if not done and (encoding := encoding_of(piece[:LONGEST])) != "utf-8":
+                piece = piece.removeprefix(codecs.BOM_UTF8)
+                decoder = None if encoding == "utf-8-sig" else codecs.getincrementaldecoder(encoding)()
+            done += len(piece)
+            yield decoder.decode(piece).encode() if decoder else piece
+        if decoder:
+            decoder.decode(b"", final=True)
+    except NotText as error:
+        raise DataError(f"{path}: {error}. {REMEDY}.") from error
+    except UnicodeError as error:
+        raise DataError(f"{path} is damaged or cut off after unpacked byte {done}: {error}. {REMEDY}.") from error
+
+
 def lines(path: Path) -> Iterator[str]:
     """A file's lines without their ends (LF or CRLF), read as UTF-8, or as Latin-1 where a line is none.
 
-    Raises: as `pieces`.
+    One with a byte-order mark for UTF-16 is read as that.
+
+    Raises: as `utf8_pieces`.
     """
     rest = b""
-    for piece in pieces(path):
+    for piece in utf8_pieces(path):
         *whole, rest = (rest + piece).split(b"\n")
         yield from map(_text, whole)
     if rest:

@@ -23,6 +23,7 @@ from difnet.errors import ConfigError, RunFolderError
 from difnet.maths.digest import intact, sealed
 from difnet.record.events import Event, from_dict, standing
 from difnet.system.holding import in_use, is_held
+from difnet.system.texts import read_text
 
 
 class TaskScore(NamedTuple):
@@ -44,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
     if not isinstance(document, dict):
@@ -58,7 +59,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises: RunFolderError, if it is damaged.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return tomllib.loads(read_text(path)) if path.is_file() else {}
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
 
@@ -96,12 +97,11 @@ def read_scores(path: Path) -> list[TaskScore]:
         return float(text) if text else float("nan")
 
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                TaskScore(row["model"], row["task"], int(row["samples"]), row["steps"], number(row["loss"]),
-                      number(row["accuracy"]))
-                for row in csv.DictReader(file)
-            ]  # fmt: skip
+        return [
+            TaskScore(row["model"], row["task"], int(row["samples"]), row["steps"], number(row["loss"]),
+                  number(row["accuracy"]))
+            for row in csv.DictReader(io.StringIO(read_text(path), newline=""))
+        ]  # fmt: skip
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else error
         columns = ", ".join(TaskScore._fields)

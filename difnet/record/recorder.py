@@ -51,7 +51,7 @@ from difnet.record.summary import Facts, busiest, summarise
 from difnet.record.tally import ScoredModel, Tally, of_all_owners, over_tasks
 from difnet.record.verdicts import over_agents
 from difnet.system.energy import Meters, together, unknown
-from difnet.topology import Topology
+from difnet.topology import UNUSED_WEIGHTS, Topology
 
 LOG_BYTES = 16 * 2**20  # of what an agent prints, kept
 
@@ -101,6 +101,8 @@ class Recorder:
             t.doubly_stochastic, c.strategy, c.algorithm.name, c.task.name, c.model.name if c.model else "",
             c.iterations, c.outer_lr, c.seed, self.started_at.isoformat(timespec="seconds"), c.combine,
         ))  # fmt: skip
+        if t.unused_weights:
+            self.note(UNUSED_WEIGHTS)
 
     def resume(self, first: int) -> None:
         """A run goes on after so many iterations: what was recorded of later ones stands no more."""

@@ -18,6 +18,7 @@ from difnet.report import comparison_plots, plots, tables
 from difnet.report.away import away, away_table, course_of
 from difnet.report.experiments import accurate, common_target, grouped, target_text
 from difnet.report.page import Block, Code, Items, Paragraph, Picture, Section, to_html, to_markdown
+from difnet.system.texts import read_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -194,7 +195,7 @@ def _reproduce(runs: Sequence[Run]) -> tuple[Paragraph | Code, ...]:
     blocks: list[Paragraph | Code] = [Paragraph("Save a configuration as config.toml and run the command below it.")]
     for run in runs:
         path = run.folder / "config.toml"
-        text = path.read_text(encoding="utf-8") if path.is_file() else "# this run's folder has no config.toml\n"
+        text = read_text(path) if path.is_file() else "# this run's folder has no config.toml\n"
         command = f"difnet {run.fact('command') or 'launch'} --config config.toml"
         blocks.append(Code(f"{run.fact('run')}: {command}", f"{text.rstrip()}\n\n# {command}\n"))
     if runs[0].environment:

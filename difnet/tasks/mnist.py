@@ -20,9 +20,10 @@ def mnist(
     Args: `part`, "train" or "test"; `division`, the fields of `Division`.
     Raises: ConfigError for a division that cannot be; EnvironmentLacks and DataError as `difnet.data.mnist.read`.
     """
-    table = files.read(folder("mnist", data_dir), part)
+    divided = Division(**division)
+    table = files.read(folder("mnist", data_dir), part, writers=divided.partition == "natural")
     return clients_of(
-        table, tensors(table.inputs, table.targets, _flat), Division(**division), agents=agents, shots=shots,
+        table, tensors(table.inputs, table.targets, _flat), divided, agents=agents, shots=shots,
         queries=queries, default_model="mlp", model_words={"inputs": 784, "outputs": 10},
     )  # fmt: skip
 

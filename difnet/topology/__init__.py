@@ -2,7 +2,7 @@
 
 A network comes from a name, an expression or a file (`networks`); `weights` makes A of a graph.
 
-Imports: errors, catalog, config, maths.
+Imports: errors, system, catalog, config, maths.
 """
 
 import hashlib
@@ -19,9 +19,10 @@ from difnet.errors import ConfigError, TopologyError, did_you_mean
 from difnet.maths import mixing
 from difnet.maths.mixing import Array
 from difnet.topology import generators, graphs
-from difnet.topology.weights import RULES, check_matrix
+from difnet.topology.weights import GIVEN, RULES, check_matrix, given
 
 STRATEGIES = ("diffusion", "cta", "centralised", "fully-connected", "noncooperative")
+UNUSED_WEIGHTS = "the weights that the edges have in the file are not used; --weights given takes them"
 _DENSE_AGENTS = 400  # A is written whole up to so many agents; above, by its entries where most of it is zero
 
 
@@ -70,6 +71,12 @@ class Topology:
     def doubly_stochastic(self) -> bool:
         """Whether the network agrees on the plain mean."""
         return mixing.is_doubly_stochastic(self.A)
+
+    @property
+    def unused_weights(self) -> bool:
+        """Whether its edges have weights of their own, not all alike, that had no part in A."""
+        weights = {weight for _, _, weight in self.graph.edges(data="weight", default=None)}
+        return self.rule in RULES and len(weights) > 1
 
     @cached_property
     def breadth(self) -> int:
@@ -200,7 +207,9 @@ def make(name: str, graph: nx.Graph, source: str, weights: str | None, matrix: A
             A = _matrix(matrix, len(graph))
         except (TypeError, ValueError) as error:
             raise TopologyError(f"matrix must be {len(graph)} rows of {len(graph)} numbers each.") from error
-        rule = "given"
+        rule = GIVEN
+    elif weights == GIVEN:
+        rule, A = GIVEN, given(graph)
     else:
         rule = weights or ("averaging" if graph.is_directed() else "metropolis")
         if rule not in RULES:
@@ -242,4 +251,4 @@ def _matrix(values: Any, agents: int) -> Array:
 
 def known_rules() -> str:
     """The rules for weights, as an error message lists them."""
-    return ", ".join(RULES)
+    return ", ".join([*RULES, GIVEN])

@@ -5,7 +5,7 @@ Labels that are no such numbers are kept as the node attribute "label".
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import networkx as nx
@@ -24,32 +24,41 @@ def is_number(value: Any) -> bool:
 def from_edges(edges: Iterable[tuple[Any, Any, Any]], nodes: Iterable[Any] = (), *, directed: bool = False) -> nx.Graph:
     """A graph of (l, k, weight or None) triples and of the nodes listed, in that order.
 
-    Raises: TopologyError, for a node listed twice, a weight that is no number >= 0, or too many of either.
+    An edge that is there twice, with different weights, has the weight NaN: `weights.given` refuses it, all other
+    rules never look.
+
+    Raises: TopologyError, for a node listed twice, a weight that is no finite number, or too many of either.
     """
     listed = list(nodes)
     refuse_twice(Counter(listed))
     graph = nx.DiGraph() if directed else nx.Graph()
     graph.add_nodes_from(listed)
     for l, k, weight in edges:
-        if weight is not None and not (is_number(weight) and math.isfinite(weight) and weight >= 0):
-            raise TopologyError(f"edge {l}-{k} has weight {weight!r}: a weight is a number that is not negative.")
+        if weight is not None and not (is_number(weight) and math.isfinite(weight)):
+            raise TopologyError(f"edge {l}-{k} has weight {weight!r}: a weight is a finite number.")
+        if graph.has_edge(l, k) and graph.edges[l, k].get("weight", weight) != weight:
+            weight = math.nan
         graph.add_edge(l, k, **({} if weight is None else {"weight": weight}))
         refuse_agents(len(graph))
     return graph
 
 
-def numbered(graph: nx.Graph) -> nx.Graph:
+def numbered(graph: nx.Graph, names: Mapping[Any, Any] | None = None) -> nx.Graph:
     """The same graph on agents 0..K-1, in that order.
 
     Whole numbers (also those written as text, as files do) must be 0..K-1; any other labels are numbered as they come,
     and kept as the node attribute "label".
 
+    Args: `names`, what nodes are called, of formats that list all nodes with ids and names: then an id may be any
+        number, and the name is kept, if there is one.
+
     >>> numbered(nx.Graph([("pump", "valve")])).nodes(data="label")
     NodeDataView({0: 'pump', 1: 'valve'}, data='label')
     """
-    agents = {label: _whole(label) for label in graph}
+    agents = {label: whole(label) for label in graph}
     labelled = any(k is None for k in agents.values())
-    if labelled:
+    if labelled or (names is not None and set(agents.values()) != set(range(len(graph)))):
+        labelled = True
         agents = {label: k for k, label in enumerate(graph)}
     elif missing := sorted(set(range(len(graph))) - set(agents.values())):  # type: ignore[arg-type]
         shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
@@ -59,7 +68,7 @@ def numbered(graph: nx.Graph) -> nx.Graph:
         )
     result = nx.DiGraph() if graph.is_directed() else nx.Graph()
     for label, k in sorted(agents.items(), key=lambda item: item[1]):  # type: ignore[arg-type, return-value]
-        result.add_node(k, **({"label": label} if labelled else {}))
+        result.add_node(k, **({"label": (names or {}).get(label, label)} if labelled or names else {}))
     result.add_edges_from((agents[l], agents[k], data) for l, k, data in graph.edges(data=True))
     return result
 
@@ -80,7 +89,12 @@ def checked(graph: nx.Graph) -> nx.Graph:
     return graph
 
 
-def _whole(label: Any) -> int | None:
+def whole(label: Any) -> int | None:
+    """The whole number that a label is, or is written as; None, if it is none.
+
+    >>> whole("-7"), whole("7.0"), whole("pump")
+    (-7, None, None)
+    """
     if isinstance(label, str) and label.isascii() and label.removeprefix("-").isdigit() and len(label) < 19:
         return int(label)
     return label if isinstance(label, int) and not isinstance(label, bool) else None

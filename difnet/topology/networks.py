@@ -1,7 +1,7 @@
 """Which network does a user name, and how is one written?
 
-`load` takes a name in `topologies/` ("ring40"), a generator expression ("cycle_graph(n=6)"), or a path to a TOML, JSON,
-GraphML or edge list file. The TOML words are those of `topologies/*.toml`; `_read_toml` holds them.
+`load` takes a name in `topologies/` ("ring40"), a generator expression ("cycle_graph(n=6)"), or a path to a file, TOML
+or one of the formats in `graph_formats.READERS`. Those of TOML are the words of `topologies/*.toml`; see `_read_toml`.
 """
 
 import json
@@ -18,7 +18,7 @@ from difnet.config import RunConfig, read_toml
 from difnet.errors import TopologyError, did_you_mean
 from difnet.maths.robust import least_neighbours
 from difnet.topology import Topology, generators, graph_formats, graphs, known_rules, make
-from difnet.topology.weights import RULES
+from difnet.topology.weights import GIVEN, RULES
 
 _WORDS = {
     "graph", "arguments", "agents", "edges", "file", "directed",
@@ -30,7 +30,8 @@ _TOML_MB = 8
 def load(spec: str, *, agents: int | None = None, weights: str | None = None) -> Topology:
     """The network a user names: a name in `topologies/`, a generator expression, or a path.
 
-    `weights` overrides the file's own rule; without either, Metropolis, or averaging where the graph is directed.
+    `weights` overrides the file's own rule, unless it is "given": the matrix or the edges' weights in the file. Without
+    either, Metropolis, or averaging where the graph is directed.
     `agents` is what the user expects K to be.
 
     Raises: TopologyError, if there is no such network, it cannot be used, or it has another number of agents.
@@ -38,7 +39,7 @@ def load(spec: str, *, agents: int | None = None, weights: str | None = None) ->
     >>> load("ring6").hears(0), load("star_graph(n=4)").hub, load("paper6", weights="averaging").doubly_stochastic
     ([1, 5], 0, False)
     """
-    if weights is not None and weights not in RULES:
+    if weights is not None and weights not in (GIVEN, *RULES):
         raise TopologyError(
             f"no weights rule {weights!r}{did_you_mean(weights, RULES) or '.'} Known: {known_rules()}."
         )
@@ -141,7 +142,7 @@ def _find(spec: str) -> Path:
     if found := catalog.find("topologies", spec):
         return found
     looked = " and ".join(_near(folder) for folder in catalog.folders("topologies")) or "./topologies, which is missing"
-    if path.suffix in (".toml", ".json", ".graphml", ".edgelist", ".edges", ".txt") or len(path.parts) > 1:
+    if path.suffix in (".toml", *graph_formats.READERS) or len(path.parts) > 1:
         raise TopologyError(f"no topology file {spec!r}. Names are looked up in {looked}.")
     names = [entry.stem for entry in catalog.entries("topologies")]
     raise TopologyError(f"no topology called {spec!r}{did_you_mean(spec, names) or '.'} Looked in {looked}.")
@@ -161,7 +162,7 @@ def _load_file(path: Path, weights: str | None) -> Topology:
             return _read_toml(path, weights)
         except TopologyError as error:
             raise TopologyError(f"{path}: {error}") from error
-    data = graph_formats.read_json(path) if path.suffix == ".json" and weights is None else None
+    data = graph_formats.read_json(path) if path.suffix == ".json" and weights in (None, GIVEN) else None
     if isinstance(data, dict) and {"A", "rule"} <= data.keys():
         try:
             return replace(Topology.from_dict(data), source=_near(path))
@@ -192,7 +193,7 @@ def _read_toml(path: Path, weights: str | None) -> Topology:
         raise TopologyError(f"agents = {agents}, but the graph has {len(graph)}. Correct the one that is wrong.")
     if weights is None:
         weights = table.get("weights")
-    matrix = table.get("matrix") if weights is None else None
+    matrix = table.get("matrix") if weights in (None, GIVEN) else None
     return make(path.stem, graph, _near(path), weights, matrix, table.get("hub"), table.get("note", ""))
 
 
@@ -201,7 +202,7 @@ def _toml_graph(table: Mapping[str, Any], path: Path) -> nx.Graph:
     if "file" in table:
         _require_type(table, "file", str, "a path beside this file")
         if Path(table["file"]).suffix == ".toml":
-            raise TopologyError("file = ... is a JSON, GraphML or edge list file, not another TOML file.")
+            raise TopologyError("file = ... is a file of another format, not another TOML file.")
         graph = graph_formats.read(path.parent / table["file"])
         if directed and not graph.is_directed():
             raise TopologyError(f"directed = true, but {table['file']} is undirected. Say so there (# directed).")

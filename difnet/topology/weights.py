@@ -148,6 +148,36 @@ def _with_own_rest(A: Array) -> Array:
     return A
 
 
+def given(graph: nx.Graph) -> Array:
+    """The weights that the edges of a file have: a_lk is that of the edge l -> k, and a_kk takes the rest.
+
+    In an undirected graph both ends give it to each other.
+
+    Returns: A, float64 (K, K); columns sum to one.
+    Raises: TopologyError, for an edge without a weight, with a negative one or with two, or more than 1 in a column.
+
+    >>> given(nx.Graph([(0, 1, {"weight": 0.25})])).tolist()
+    [[0.75, 0.25], [0.25, 0.75]]
+    """
+    _adjacency(graph)
+    A = np.zeros((len(graph), len(graph)))
+    for l, k, weight in graph.edges(data="weight"):
+        if weight is None or not weight >= 0:
+            what = "no weight" if weight is None else "two weights" if math.isnan(weight) else f"weight {weight:g}"
+            raise TopologyError(f"edge {l}-{k} has {what}: to use the weights of a file, each edge needs one that "
+                                f"is not negative. Take a rule instead: {', '.join(RULES)}.")  # fmt: skip
+        A[l, k] = weight
+        if not graph.is_directed():
+            A[k, l] = weight
+    if (sums := A.sum(axis=0)).max(initial=0) > 1 + TOLERANCE:
+        k = int(sums.argmax())
+        raise TopologyError(f"the weights of what agent {k} hears sum to {sums[k]:.6g}, and its own would be negative: "
+                            f"they must sum to 1 at most. Divide them, or take a rule: {', '.join(RULES)}."
+                            )  # fmt: skip
+    return _with_own_rest(A)
+
+
+GIVEN = "given"  # in place of a rule: the weights are those of the file
 RULES: Mapping[str, Callable[[nx.Graph], Array]] = {
     "metropolis": metropolis,
     "averaging": averaging,

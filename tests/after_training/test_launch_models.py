@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from difnet.after_training.export import export, write_whole
-from difnet.after_training.personalisation import fit, write
+from difnet.after_training.personalisation import fit, read_samples, write
 from difnet.config import load
 from difnet.errors import ConfigError, DataError, DifnetError, Diverged, EnvironmentLacks, RunFolderError
 from difnet.launch_models import read
@@ -244,7 +244,9 @@ def test_a_fitted_file_is_a_launch_model_again(tmp_path):
         (["x,z,y", "1,2,3"], r"s\.csv, line 1: 2 columns beside the target 'y', but the model takes 1 inputs"),
         (["x,y"], r"s\.csv has 1 line; expected a header"),
         (["1,2", "3,4"], r"s\.csv, line 1: only numbers"),
-        (["x;y", "1;2"], r"s\.csv, line 1: one column, 'x;y'"),
+        (["x|y", "1|2"], r"s\.csv, line 1: one column, 'x\|y'"),
+        (["x;y", "1,5;2", "0.5;1"], r"s\.csv, line 2: a number with a comma, and line 3 has one with a point"),
+        (["x;y", "1,000,000;2"], r"s\.csv, line 2, column 'x': '1\.000\.000' is no finite number"),
         (['x,y', '"1,2'], r"s\.csv is no CSV file"),
     ],
 )  # fmt: skip
@@ -252,6 +254,23 @@ def test_a_wrong_cell_is_named_by_file_line_and_column(tmp_path, lines, said):
     learnt_file(tmp_path / "a.safetensors", mlp(hidden=(5,)), MLP)
     with pytest.raises(DataError, match=said):
         fit(read(tmp_path / "a.safetensors"), samples_file(tmp_path / "s.csv", *lines), steps=1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("lines", [
+    ["x;y", "0,5;1", "-2;3,25"], ["x;y", "0.5;1", "-2;3.25"], ["x\ty", "0,5\t1", "", "-2\t3,25", "\t"],
+    [" x , y ", "0.5 ,1", "-2, 3.25", " ", ","], ['"x";"y"', '"0,5";"1"', '"-2";"3,25"'],
+], ids=str)  # fmt: skip
+def test_samples_are_read_as_spreadsheets_save_them(tmp_path, lines, encoding):
+    (tmp_path / "s.csv").write_bytes("\r\n".join(lines).encode(encoding))
+    read = read_samples(tmp_path / "s.csv")
+    assert (read.names, read.target, read.inputs, read.targets) == (["x"], "y", [[0.5], [-2.0]], [1.0, 3.25])
+
+
+def test_samples_of_another_encoding_are_refused_by_line(tmp_path):
+    (tmp_path / "s.csv").write_bytes("Größe;y\n1;2\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"s\.csv is no CSV file: line 1 holds the byte 0xf6.*save it as UTF-8"):
+        read_samples(tmp_path / "s.csv")
 
 
 @pytest.mark.parametrize("cell", ["3", "-1", "0.5"])

@@ -125,7 +125,7 @@ def test_another_version_that_reads_well_is_a_warning(difnet, little, tmp_path):
     (lambda files: files | {"train-images-idx3-ubyte.gz": files["train-images-idx3-ubyte.gz"][:-9]}, "damaged",
      "train-images-idx3-ubyte.gz"),
     (lambda files: files | {"train-labels-idx1-ubyte.gz": b"<html>moved</html>"}, "damaged", "train-labels-idx1-ubyte"),
-    (lambda files: {n: c for n, c in files.items() if "qmnist" not in n}, "incomplete", "there is no qmnist-train"),
+    (lambda files: {n: c for n, c in files.items() if "idx1" not in n}, "incomplete", "there is no train-labels"),
 ], ids=["cut off", "another file", "lacking"])  # fmt: skip
 def test_what_is_wrong_with_a_set_is_said_with_exit_status_3(difnet, little, tmp_path, spoil, state, said):
     put(tmp_path / "little", spoil(digits()))

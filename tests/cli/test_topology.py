@@ -168,7 +168,6 @@ WRONG_FILES = {
     "not valid TOML": ("edges = [[0, 1]", "toml"),
     "cannot read": ("file = 'missing.edgelist'", "toml"),
     "graph is empty": ("# nobody\n", "edgelist"),
-    "has weight -2": ("0 1 -2\n", "edgelist"),
     "after the two agents": ("0 1 heavy\n", "edgelist"),
     "not valid JSON": ("{", "json"),
     "not node-link JSON": ("[1, 2]", "json"),

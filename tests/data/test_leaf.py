@@ -63,6 +63,35 @@ def test_packed_files_in_leafs_own_folders_are_one_data_set(tmp_path):
     assert apart.digest == leaf.read(written(other, content(TWO))).digest
 
 
+@pytest.mark.parametrize("above", ["data", "."])
+def test_parts_for_training_and_tests_are_one_data_set(tmp_path, above):
+    """As LEAF's scripts leave them: a user is in both files, or in one of them."""
+    whole = {"b": TWO["b"], "a": TWO["a"], "c": {"x": [picture(0.2)], "y": [7]}}
+    train = {"b": {"x": TWO["b"]["x"][:1], "y": [3]}, "a": TWO["a"]}
+    test = {"c": whole["c"], "b": {"x": TWO["b"]["x"][1:], "y": [61]}}
+    for part, users in (("train", train), ("test", test)):
+        (tmp_path / "set" / above / part).mkdir(parents=True, exist_ok=True)
+        written(tmp_path / "set" / above / part, content(users), f"all_data_0_niid_05_keep_0_{part}_9.json")
+    (tmp_path / "whole").mkdir()
+    table, wanted = leaf.read(tmp_path / "set"), leaf.read(written(tmp_path / "whole", content(whole)).parent / "whole")
+    assert (table.names, table.sizes.tolist(), table.facts["miscounted"]) == (["b", "a", "c"], [2, 1, 1], 0)
+    assert table.digest == wanted.digest
+    for path in (tmp_path / "set" / above / "test").iterdir():
+        path.unlink()
+    with pytest.raises(EnvironmentLacks, match="lacks the files of the other"):
+        leaf.read(tmp_path / "set")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_damage(tmp_path, encoding):
+    want = leaf.read(written(tmp_path, content(TWO))).digest
+    (tmp_path / "all_data_0.json").write_bytes(json.dumps(content(TWO)).encode(encoding))
+    assert leaf.read(tmp_path).digest == want
+    (tmp_path / "all_data_0.json").write_bytes(json.dumps(content(TWO)).encode("utf-16")[:-1])
+    with pytest.raises(DataError, match=r"all_data_0\.json"):
+        leaf.read(tmp_path)
+
+
 def test_copies_of_a_picture_are_removed_within_a_writer_and_class(tmp_path):
     x, y = [picture(0), picture(0.2), picture(0), picture(0)], [5, 5, 5, 6]
     written(tmp_path, content({"a": {"x": x, "y": y}, "b": {"x": x[:1], "y": y[:1]}}))

@@ -65,6 +65,26 @@ def test_one_zip_three_zips_and_a_folder_with_folders_of_classes_give_the_same_t
     assert read(place).digest == read(three).digest == read(loose).digest
 
 
+@pytest.mark.parametrize("val", ["val", "validation"])
+def test_folders_of_parts_with_a_folder_a_class_need_no_csv(place, tmp_path, val):
+    """The same classes; a class's pictures come in the order of their names."""
+    classes = {"a0": "train/ant", "a1": "train/ant", "b2": "train/bear", "c": f"{val}/cow", "d": "test/dog",
+               "e": "test/elk"}  # fmt: skip
+    files = [(f"{folder}/{name}.JPEG", picture(COLOURS[name])) for name, folder in classes.items()]
+    loose = laid_out(tmp_path / "loose", files)
+    table, want = read(loose), read(place)
+    assert list(table.names) == list(want.names) and table.facts["parts"] == want.facts["parts"]
+    assert table.sizes.tolist() == want.sizes.tolist() and set(table.facts["missing"].values()) == {0}
+    assert np.array_equal(table.inputs[[1, 0, 2, 3, 4, 5]], want.inputs)
+    laid_out(loose, [("train/stray.jpg", picture((1, 2, 3)))])
+    refused(lambda: read(loose), "train/stray.jpg", "PART/CLASS/FILE")
+
+
+def test_a_part_without_pictures_is_refused(tmp_path):
+    laid_out(tmp_path, [("train/ant/a.jpg", picture((9, 9, 9))), ("val/ant/notes.txt", b""), ("test/cow/c.txt", b"")])
+    refused(lambda: read(tmp_path), tmp_path / "val", "has no pictures")
+
+
 def test_pictures_of_another_size_are_resampled(place):
     zipped(place / "images.zip", [*pictures("a0", "a1", "c", "d", "e"), ("b2.jpg", picture(COLOURS["b2"], 200))])
     assert np.abs(read(place).inputs[2].astype(int) - COLOURS["b2"]).max() <= 3

@@ -49,6 +49,34 @@ def test_unpacked_files_give_the_same_table(place, tmp_path):
     assert read(place).digest == packed.digest
 
 
+@pytest.mark.parametrize("above", ["raw", "MNIST/raw"])
+def test_files_lie_where_torchvision_leaves_them(place, tmp_path, above):
+    """Packed, and unpacked beside them, without the table of writers; then unpacked alone."""
+    want = read(place)
+    (there := tmp_path / "other" / above).mkdir(parents=True)
+    for name in (IMAGES, LABELS):
+        (there / name).write_bytes((place / name).read_bytes())
+        (there / name.removesuffix(".gz")).write_bytes(gzip.decompress((place / name).read_bytes()))
+    table = read(tmp_path / "other")
+    assert (list(table.names), table.sizes.tolist(), table.targets.tolist()) == (["unknown"], [5], DIGITS)
+    for name in (IMAGES, LABELS):
+        (there / name).unlink()
+    assert read(tmp_path / "other").digest == table.digest
+    (there / WRITERS).write_bytes((place / WRITERS).read_bytes())
+    assert read(tmp_path / "other").digest == want.digest
+
+
+def test_the_writers_are_needed_only_where_they_are_the_clients(place, tmp_path):
+    (place / WRITERS).unlink()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "mnist").symlink_to(place)
+    words = {"agents": 1, "shots": 1, "queries": 1, "data_dir": str(tmp_path / "home"), "least": 1}
+    with pytest.raises(EnvironmentLacks, match=r"lacks qmnist-train-labels-idx2-int\.gz"):
+        mnist(**words)
+    divided = mnist(**words, partition="iid", clients=5, shares=(0.6, 0.2, 0.2))
+    assert divided.model_words == {"inputs": 784, "outputs": 10}
+
+
 def test_a_table_of_writers_that_goes_on_is_read_as_far_as_there_are_digits(place):
     content = gzip.decompress((place / WRITERS).read_bytes())
     gz(place / WRITERS, idx(12, (6, 8), content[12:] + bytes(32)))

@@ -62,6 +62,37 @@ def test_zip_and_folder_give_the_same_table(place, tmp_path):
     assert a.digest == b.digest and list(a.names) == list(b.names) and np.array_equal(a.inputs, b.inputs)
 
 
+@pytest.mark.parametrize("above", ["omniglot-py", "python"])
+def test_the_sets_lie_where_torchvision_and_their_owners_repository_have_them(place, tmp_path, above):
+    (there := tmp_path / "other" / above).mkdir(parents=True)
+    laid_out(there, SETS[BACKGROUND])
+    zipped(there / f"{EVALUATION}.zip", SETS[EVALUATION])
+    assert read(tmp_path / "other").digest == read(place).digest
+
+
+def test_a_folder_is_a_class_where_the_two_sets_are_not_told_apart(place, tmp_path):
+    """The same drawings in one tree of alphabets, and in a folder for each character."""
+    want, (deep, flat) = read(place), (tmp_path / "deep", tmp_path / "flat")
+    for name, content in [file for files in SETS.values() for file in files]:
+        _, alphabet, character, file = name.split("/")
+        laid_out(deep, [(f"{alphabet}/{character}/{file}", content)])
+        laid_out(flat, [(f"{alphabet}-{character}/{file}", content)])
+    for folder in (deep, flat):
+        table = read(folder)
+        assert table.sizes.tolist() == [2, 2, 2, 2] and table.facts["background"] == 0
+        assert {row.tobytes() for row in table.inputs} == {row.tobytes() for row in want.inputs}
+    assert next(iter(read(deep).names)) == "Greek-like/character01"
+    assert sorted(read(flat).names)[0] == "Greek-character01"
+    laid_out(deep, [("stray/0.png", drawing(1))])
+    refused(lambda: read(deep), "lies where no drawing should")
+
+
+def test_one_of_the_two_sets_is_not_taken_for_a_folder_of_classes(tmp_path):
+    laid_out(tmp_path, SETS[BACKGROUND])
+    with pytest.raises(EnvironmentLacks, match=f"neither {EVALUATION}.zip"):
+        read(tmp_path)
+
+
 def test_a_drawing_that_changes_within_a_folder_is_read_anew(tmp_path):
     for files in SETS.values():
         laid_out(tmp_path, files)

@@ -12,7 +12,7 @@ import torch
 
 from difnet import catalog
 from difnet.data.ratings import read
-from difnet.errors import ConfigError, EnvironmentLacks
+from difnet.errors import ConfigError, DataError, EnvironmentLacks
 from difnet.maths.baselines import most_recently_used, naive_bayes, top
 from difnet.meta import Tasks
 from difnet.tasks.recommendation import features, recommendation
@@ -158,6 +158,48 @@ def test_a_broken_zip_is_named(tmp_path, spoil):
     path = zipped(tmp_path / "ml.zip", [("ratings.csv", (RATINGS + rows).encode()), ("movies.csv", MOVIES.encode())])
     path.write_bytes(spoil(path.read_bytes()))
     refused(lambda: read(tmp_path, item="movieId"), path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_table_that_a_spreadsheet_saved_is_the_same_table(place, encoding):
+    """With a byte-order mark, blanks around the names of columns, semicolons, and lines in which nothing stands."""
+    same = usage(place)
+    text = USED.format(*TIMES).replace("userId,service,timestamp", " userId , service,timestamp ").replace(",", ";")
+    (place / "usage.csv").write_bytes((text + ";;\n\n  \n").encode(encoding))
+    assert usage(place).digest == same.digest
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    (",mail,5", "line 8: nothing in the column 'userId'"), ("ann, ,5", "line 8: nothing in the column 'service'"),
+])  # fmt: skip
+def test_a_record_without_a_user_or_an_item_is_refused_with_its_line(place, line, said):
+    """It was a client called "user-", or a class of its own."""
+    (place / "usage.csv").write_text(USED.format(*TIMES) + line + "\n")
+    refused(lambda: usage(place), place / "usage.csv", said)
+
+
+def test_a_film_without_a_genre_is_refused_with_its_line(films):
+    (films / "movies.csv").write_text(MOVIES.replace("Comedy", ""))
+    refused(lambda: read(films), films / "movies.csv", "line 3: film '20' has no first genre")
+
+
+@pytest.mark.parametrize("content", ["userId,service,timestamp\nJosé,mail,5\n".encode("latin-1"),
+                                     "userId,service,timestamp\n".encode("utf-16-le"),
+                                     b"userId,service,timestamp\nann,mail\n"])  # fmt: skip
+def test_somebody_s_own_table_has_no_owner_to_fetch_it_from(place, content):
+    (place / "usage.csv").write_bytes(content)
+    with pytest.raises(DataError, match="save it as UTF-8") as error:
+        usage(place)
+    assert "owner" not in str(error.value) and "fetch" not in str(error.value)
+
+
+def test_a_table_nearer_by_is_taken_before_one_of_the_same_name_below(films):
+    (films / "a").mkdir()
+    (films / "a" / "ratings.csv").write_text(RATINGS + "9,10,1.0,300\n")
+    assert read(films).groups == 2
+    (films / "ratings.csv").unlink()
+    (films / "a" / "movies.csv").write_text(MOVIES)
+    assert read(films).groups == 3
 
 
 def test_films_without_genres_are_refused_with_what_to_do(films):

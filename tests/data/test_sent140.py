@@ -114,6 +114,17 @@ def test_a_damaged_csv_is_one_error_with_its_line(tmp_path, own_cache, damage, w
     assert sorted((own_cache / "data").glob("*")) == before
 
 
+def test_blank_lines_are_no_tweets(tmp_path):
+    path = written(tmp_path, ROWS) / "training.csv"
+    whole = sent140.read(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("\n", "\n\n", 1) + "\n   \n\n")
+    assert sent140.read(tmp_path).digest == whole.digest
+    path.write_text(text[:-5] + "\n\n")
+    with pytest.raises(DataError, match="ends within quotes"):
+        sent140.read(tmp_path)
+
+
 def test_leafs_json_is_read_where_there_is_no_csv(tmp_path):
     x = [["1", "a day", "NO_QUERY", "ann", text, "training"] for text in ("good day", "bad day")]
     data = {"users": ["ann"], "num_samples": [2], "user_data": {"ann": {"x": x, "y": ["1", 0]}}}

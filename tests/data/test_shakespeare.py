@@ -137,7 +137,13 @@ def test_leafs_windows_of_another_kind_are_refused(tmp_path, x, y, wrong):
         shakespeare.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\x01\x02" * 999, b"ROMEO: no etext of 1994\n" * 99])
+def test_what_is_no_text_is_refused(tmp_path):
+    (tmp_path / "shakespeare.txt").write_bytes(b"\x00\x01\x02" * 999)
+    with pytest.raises(DataError, match=r"shakespeare\.txt: it is no text, .*difnet data check"):
+        shakespeare.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x01\x02\x03" * 999, b"ROMEO: no etext of 1994\n" * 99])
 def test_another_text_is_refused(tmp_path, content):
     (tmp_path / "shakespeare.txt").write_bytes(content)
     with pytest.raises(DataError, match=r"shakespeare\.txt: no plays in its \d+ lines"):
