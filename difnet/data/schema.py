@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from difnet.errors import ConfigError, DataError, did_you_mean
+from difnet.system.texts import NotText, read_text
 
 KINDS = ("number", "category", "flag", "date", "ignored")
 SCALED = ("number", "flag", "date")  # columns that are one number each
@@ -123,9 +124,11 @@ def read(path: Path) -> Schema:
     Raises: DataError, if it cannot be read; ConfigError, if it is no schema.
     """
     try:
-        return from_dict(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no text in UTF-8'}.") from error
+        return from_dict(tomllib.loads(read_text(path)), str(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except NotText as error:
+        raise DataError(f"{path}: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{path} is no TOML: {error}. Mend it; `difnet data describe` writes one.") from error
 
