@@ -17,6 +17,7 @@ class Expected:
         self.meeting = config.registry or LISTEN
         self._shares = into_blocks(agents, min(config.hosts_expected or 1, agents))
         host, port = parse(self.meeting)
+        self._data = " --data DIR" if "schema" in config.task.options else ""  # each host's own
         self._registry = endpoint_of(own() if host in ("0.0.0.0", "::", "*") else host, port)
 
     def __enter__(self) -> Self:
@@ -31,7 +32,7 @@ class Expected:
 
     def _commands(self, token: str) -> str:
         return "\n".join(f"DIFNET_TOKEN={token} difnet host --agents {agents_text(share)} --registry {self._registry}"
-                         for share in self._shares)  # fmt: skip
+                         f"{self._data}" for share in self._shares)  # fmt: skip
 
     def start(self, contract: Contract) -> str:
         """Say what to start, unless the token came from the environment: who set it there has hosts that know it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from difnet.errors import RunFolderError
-from difnet.record.events import Evaluated, Event, Measured, Progress, Ready, RunStarted, Tested, Validated
+from difnet.record.events import Evaluated, Event, Judged, Measured, Progress, Ready, RunStarted, Tested, Validated
 from difnet.record.files import TaskScore, read_events, read_scores
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Run:
         tests = [
             {"evaluated_iteration": e.iteration, "before": e.before, **{f"after_{n}": x for n, x in e.after.items()},
              **{f"accuracy_{n}": x for n, x in e.accuracy.items()}}
-            for e in told if isinstance(e, Evaluated)
+            for e in told if isinstance(e, Evaluated | Judged)
         ]  # fmt: skip
         return _columns(own) | _columns(tests)
 

@@ -17,6 +17,7 @@ from difnet.record.run import Run
 from difnet.report import comparison_plots, plots, tables
 from difnet.report.away import away, away_table, course_of
 from difnet.report.experiments import accurate, common_target, grouped, target_text
+from difnet.report.owners import owners_table
 from difnet.report.page import Block, Code, Items, Paragraph, Picture, Section, to_html, to_markdown
 from difnet.system.texts import read_text
 
@@ -61,6 +62,7 @@ def compose(runs: Sequence[Run], targets: Sequence[Target] = ()) -> list[Section
         Section("What came out", (
             tables.outcome(runs), *([tables.per_run(runs)] if len(runs) > 1 else []), *tables.on_test_tasks(runs),
         )),
+        *_owner_by_owner(runs),
         Section("Cost to reach a target", _to_reach(runs, targets)),
         Section("Pictures", _pictures(runs)),
         *_who_was_away(runs),
@@ -133,6 +135,16 @@ def _pictures(runs: Sequence[Run]) -> tuple[Picture | Paragraph, ...]:
           for i, (name, run) in enumerate(networks.items(), start=1)),
     ]  # fmt: skip
     return tuple(_take(file, caption, draw) for wanted, file, caption, draw in shown if wanted)
+
+
+def _owner_by_owner(runs: Sequence[Run]) -> list[Section]:
+    """What the owners of each run found with their own data; no section where nobody has any."""
+    blocks: list[Block] = []
+    for run in runs:
+        if table := owners_table(run):
+            blocks += [Paragraph(f"{run.fact('run')}: the launch model, tested by each owner with data that nobody "
+                                 f"else has. Every owner counts alike in what is said above."), table]  # fmt: skip
+    return [Section("Owner by owner", tuple(blocks))] if blocks else []
 
 
 def _who_was_away(runs: Sequence[Run]) -> list[Section]:

@@ -18,6 +18,8 @@ from difnet.data.schema import from_dict, to_toml
 from difnet.record import finding
 from difnet.record.events import Validated
 from difnet.record.files import read_tensors
+from difnet.record.formatting import number_text
+from difnet.report.owners import owners_table
 from difnet.runtime.launcher import launch
 from difnet.runtime.simulation import simulate
 from tests.conftest import agents_of, events, until
@@ -116,6 +118,9 @@ def test_each_owners_own_figures_are_its_tests_and_the_mean_of_all_is_the_valida
     assert {row[0] for row in rows} == {*map(str, range(6))} and len(rows) == 6 * 11
     ten = [float(row[3]) for row in rows if row[2] == "10"]
     assert run.summary["test"]["launch model"]["loss"]["10"]["mean"] == pytest.approx(np.mean(ten), rel=1e-6)
+    told = owners_table(run)
+    assert told.head[1:4] == ("loss before adaptation", "loss after 1 inner step", "loss after 10 inner steps")
+    assert [row[3] for row in told.rows] == [number_text(loss) for loss in ten]
 
 
 class Capture:
