@@ -19,6 +19,19 @@ from tests.conftest import environment, until
 
 NET = "10.77.0"
 NOBODY = "02:00:00:00:00:01"  # a card that no machine has
+CAPTURE = """
+import select, socket, sys
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
+wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**26)
+print("begun", flush=True)
+with open(sys.argv[1], "wb") as file:
+    while True:
+        ready, _, _ = select.select([wire, sys.stdin], [], [])
+        if wire in ready:
+            file.write(wire.recv(2**17))
+        elif not sys.stdin.read(1):
+            break
+"""
 PROGRAMS = ("ip", "unshare", "nsenter", "mount")
 
 
@@ -34,6 +47,19 @@ class Machine:
             [*_inside(self._holder), "env", "--chdir", str(self._folder), sys.executable, "-m", "difnet", *words],
             text=True, env=environment(**variables), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, preexec_fn=partial(die_with_parent, os.getpid()),
+        )  # fmt: skip
+
+    def cover(self, *folders: Path) -> None:
+        """Hide folders from it: it sees empty ones."""
+        for folder in folders:
+            _do(*_inside(self._holder), "mount", "-t", "tmpfs", "none", str(folder))
+
+    def capture(self, into: Path) -> subprocess.Popen[str]:
+        """Begin to write every packet that its cards see into a file; the first word that is printed says that it has
+        begun, and it ends when its input does."""
+        return subprocess.Popen(
+            [*_inside(self._holder), sys.executable, "-c", CAPTURE, str(into)], text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, preexec_fn=partial(die_with_parent, os.getpid()),
         )  # fmt: skip
 
     def unplug(self) -> None:

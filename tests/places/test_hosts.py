@@ -14,6 +14,7 @@ import pytest
 from difnet.errors import EnvironmentLacks
 from difnet.record import comparing, finding
 from tests.conftest import events, until
+from tests.owners import clinics, holds
 from tests.places.machines import Machine, machines
 
 pytestmark = pytest.mark.slow
@@ -83,6 +84,39 @@ def test_three_hosts_end_in_the_same_bits_as_one(difnet, three, tmp_path):
     kept, same = (sorted(p.name for p in run.folder.glob("agents/*/*") if not p.name.startswith("checkpoint-"))
                   for run in (apart, together))  # fmt: skip
     assert kept == same
+
+
+def test_hosts_that_see_their_own_third_alone_end_in_the_bits_of_one_that_has_all(difnet, three, tmp_path):
+    """Neither a file of the run nor a packet holds a planted cell, or the name of anybody's table."""
+    everything = clinics(tmp_path / "all", 6)
+    thirds = [clinics(tmp_path / f"third-{n}", 2, 2 * n) for n in range(3)]
+    for n, machine in enumerate(three):
+        machine.cover(everything, *(third for m, third in enumerate(thirds) if m != n))
+    table = ("--topology", "ring6", "--task", "table", *WORDS[2:], "--inner-lr", "0.1", "--iterations", "40")
+    described = difnet("data", "describe", str(everything), "--target", "ill")
+    (tmp_path / "schema.toml").write_text(described.out)
+    captures = [machine.capture(tmp_path / f"wire-{n}") for n, machine in enumerate(three)]
+    assert [capture.stdout.readline() for capture in captures] == ["begun\n"] * 3
+    registry = f"tcp://{three[0].address}:5600"
+    launcher = three[0].start("launch", *table, "--schema", "schema.toml", "--hosts-expected", "3", "--name", "apart",
+                              **SECRET)  # fmt: skip
+    hosts = [machine.start("host", "--agents", f"{2 * n}-{2 * n + 1}", "--registry", registry, "--data", str(third),
+                           **SECRET) for n, (machine, third) in enumerate(zip(three, thirds, strict=True))]  # fmt: skip
+    _, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, err
+    assert [host.wait(20) for host in hosts] == [0, 0, 0], [host.communicate() for host in hosts]
+    for capture in captures:
+        capture.communicate(timeout=30)
+    here = difnet("launch", *table, "--schema", "schema.toml", "--data", str(everything), "--name", "here", "--quiet")
+    assert here.status == 0, here.err
+    apart, together = (finding.load(tmp_path / "runs" / name) for name in ("apart", "here"))
+    assert comparing.same_bits(apart, together)
+    assert [s.loss for s in apart.scores] == [s.loss for s in together.scores] != []
+    wires = [(tmp_path / f"wire-{n}").read_bytes() for n in range(3)]
+    assert all(SECRET["DIFNET_TOKEN"].encode() in wire for wire in wires), "they see what travels"
+    files = {path: path.read_bytes() for path in apart.folder.rglob("*") if path.is_file()}
+    assert not [path for path, content in files.items() if holds(content) or b"clinic-" in content]
+    assert not any(holds(wire) or b"clinic-" in wire for wire in wires)
 
 
 def test_hosts_that_share_no_disk_go_on_from_checkpoints_of_their_own(difnet, three, tmp_path):

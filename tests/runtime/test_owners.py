@@ -23,10 +23,10 @@ from difnet.report.owners import owners_table
 from difnet.runtime.launcher import launch
 from difnet.runtime.simulation import simulate
 from tests.conftest import agents_of, events, until
+from tests.owners import PLANTED, clinics, holds
 
 SMALL = {"task": {"name": "table", "target": "ill"}, "iterations": 30, "eval_every": 10, "eval_tasks": 5,
          "test_tasks": 5, "tasks": 2, "engine": "traced", "inner_lr": 0.1}  # fmt: skip
-PLANTED = ["31337.5", "27182.75"]  # cells of rows, which nobody but their owner may have
 NETWORKS = {
     "a ring": {"topology": "ring6"},
     "a ring with owners held out": {"topology": "ring6", "hold_out": {"validation": 2, "test": 1}},
@@ -38,21 +38,6 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def clinics(folder: Path, count: int, first: int = 0) -> Path:
-    """Tables of so many clinics; each sees other patients, and has its own rule for who is ill."""
-    folder.mkdir(parents=True)
-    for k in range(first, first + count):
-        rng = np.random.default_rng(k)
-        rule, rows = rng.normal(size=2), rng.normal(size=(50 + 10 * k, 2)) + k
-        ill = np.where((rows - k) @ rule > 0, "yes", "no")
-        ill[:2] = "yes", "no"
-        lines = [f"{age:.4f},{dose:.4f},{word}" for (age, dose), word in zip(rows, ill, strict=True)]
-        lines[7] = f"{PLANTED[0]},1.5,no"
-        lines[8] = f"0.5,{PLANTED[1]},yes"
-        (folder / f"clinic-{k:02d}.csv").write_text("age,dose,ill\n" + "\n".join(lines) + "\n")
-    return folder
-
-
 def asked(runs: Path, data: Path, **settings: object) -> object:
     return settled(load(settings={**SMALL, **settings, "runs": str(runs)}), data)
 
@@ -60,16 +45,6 @@ def asked(runs: Path, data: Path, **settings: object) -> object:
 def everything(folder: Path) -> dict[str, bytes]:
     """All files of a run, those of its agents among them."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def traces_of(planted: str) -> list[bytes]:
-    """How a value would be written: as text, as numbers of either length, in either order of bytes."""
-    value = float(planted)
-    return [planted.encode(), *(np.array(value, kind).tobytes() for kind in ("<f4", ">f4", "<f8", ">f8"))]
-
-
-def holds(haystack: bytes) -> list[str]:
-    return [value for value in PLANTED if any(trace in haystack for trace in traces_of(value))]
 
 
 def same_states(one: Path, other: Path) -> None:
