@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,15 +40,14 @@ from difnet.record.events import (
     Validated,
 )  # fmt: skip
 from difnet.record.files import csv_text, finite_or_none, folder_of, json_line, make_folder
-from difnet.record.formatting import bytes_text
+from difnet.record.inheritance import Recorded, recall
 from difnet.record.models import Models
 from difnet.record.past import Past, identity_text, restored
+from difnet.record.prints import Prints
 from difnet.record.summary import Facts, busiest, summarise
 from difnet.record.tally import ScoredModel, Tally, over_agents, over_tasks
 from difnet.system.energy import Meters, together, unknown
 from difnet.topology import Topology
-
-LOG_BYTES = 16 * 2**20  # of what an agent prints, kept
 
 
 class Recorder:
@@ -69,8 +67,6 @@ class Recorder:
         self._target = Target.parse(config.target) if config.target else None
         self._at_target: dict[str, Any] | None = None
         self._tested: list[Tested] = []
-        self._logged: Counter[int] = Counter()  # bytes that each agent has printed and that are kept,
-        self._dropped: Counter[int] = Counter()  # and others
         self.meters = Meters()
         self.rounds_per_s = 0.0  # lately
         self.checkpointed: Checkpointed | None = None  # the newest that everybody has
@@ -81,10 +77,12 @@ class Recorder:
         self.past, self._lived_s, self._spent_before = past, 0.0, dict[str, Any]()
         self.folder = past.folder if past else make_folder(config, self.started_at)
         self.disk = Disk(self.folder, self.note)
+        self.prints = Prints(self.disk, self.note)
         self.models = Models(config, self.tally, self.disk)
         if past is None:
             self._write_description()
         self.id = identify(self.folder)
+        self._recorded = Recorded()  # by a launcher before this one, in the life of the same processes
         self.has_begun = past is None  # from then on the folder is not what it was
 
     def start(self) -> None:
@@ -119,6 +117,32 @@ class Recorder:
         self.disk.write("config.toml", self.config.to_toml())
         self.emit(event)
 
+    def take_over(self, facts: dict[str, Any], silent_s: float) -> dict[int, int]:
+        """Go on with the record of a launcher that died, whose agents never stopped.
+
+        Args: `silent_s`, for how long nothing was recorded.
+        Returns: of each agent, how many of its processes are known to have ended.
+        """
+        past, g = self.past, self.tally
+        assert past is not None, "only a run with a past goes on"
+        self.has_begun, known = True, recall(past, g)
+        self._recorded, self.checkpointed = known, known.checkpointed
+        self.facts = self.models.facts = Facts(**facts, ready_s=known.ready_s)
+        g.server = self.facts.server
+        if g.server is not None:
+            self.topology = self.topology.served()
+        self._lived_s = known.seconds + silent_s + known.ready_s - (time.monotonic() - self.began)
+        self._spent_before = unknown("what it took before its launcher was replaced is not known")
+        self.models.recall(g.finished)
+        for reached in past.of(Validated):
+            self._aim(reached)
+        for told in (past.of(Ready)[-1:], past.of(Resumed)[-1:]):
+            for event in told:
+                self._listen(event)
+        self.note(f"another launcher takes over: for {silent_s:.1f} s nobody listened; agents went on, and tell "
+                  f"again what may be missing")  # fmt: skip
+        return known.deaths
+
     def emit(self, event: Event, kept: Event | None = None) -> None:
         """Record a network-level event, and pass it on; with a note before it where others are missing.
 
@@ -141,6 +165,14 @@ class Recorder:
         """
         told = Note(text, self.seconds())
         self.emit(told, replace(told, text=text.replace(secret, "…")) if secret else None)
+
+    def hear_only(self, text: str) -> None:
+        """Tell those who listen, and keep it off the record: it may yet turn out that nothing is to be recorded."""
+        self._listen(Note(text, self.seconds()))
+
+    def has_noted(self, text: str) -> bool:
+        """Whether a launcher before this one has recorded that an agent or a host said this."""
+        return text in self._recorded.notes
 
     @property
     def ready_s(self) -> float | None:
@@ -182,11 +214,13 @@ class Recorder:
     def record(self, event: Event, tensors: Sequence[np.ndarray] = ()) -> None:
         """Take in what one agent said."""
         g = self.tally
+        if self._recorded.holds(event):
+            return
         if isinstance(event, Progress):
             g.progressed(event)
             self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
         elif isinstance(event, Snapshot):
-            if isinstance(event, Evaluated):
+            if isinstance(event, Evaluated) and not self._recorded.has_words(event):
                 self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
             self._measured(g.measured(event, tensors[0], self.seconds()))
         elif isinstance(event, NeighbourLost):
@@ -206,22 +240,11 @@ class Recorder:
             self._saved(event)
         elif isinstance(event, Edge):
             g.edges.append(event)
+            self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
         elif isinstance(event, Finished):
             g.finished[event.agent] = event
-            self.models.take(event, tensors)
-
-    def log(self, agent: int, text: str) -> None:
-        """Keep what an agent's process printed, the first LOG_BYTES of it; of the rest it is told how much it was."""
-        size = len(text.encode())
-        if not self._dropped[agent]:
-            kept = text.encode()[: LOG_BYTES - self._logged[agent]].decode(errors="ignore")
-            self._keep(agent, "log.txt", kept)
-            size -= len(kept.encode())
-            self._logged[agent] += len(kept.encode())
-            if size:
-                self._keep(agent, "log.txt", f"\n[difnet: what agent {agent} prints from here on is not kept]\n")
-                self.note(f"agent {agent} has printed more than {bytes_text(LOG_BYTES)}; the rest is not kept")
-        self._dropped[agent] += size
+            self.models.take(event, tensors)  # first: whoever finds the word of it finds the state
+            self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
 
     def _saved(self, event: Saved) -> None:
         """One agent has a checkpoint; perhaps it was the last one that lacked it."""
@@ -229,11 +252,6 @@ class Recorder:
             slowest, size = max(e.seconds for e in of_all), sum(e.file_bytes for e in of_all)
             self.checkpointed = Checkpointed(event.iteration, self.seconds(), slowest, size, self._energy())
             self.emit(self.checkpointed)
-
-    def _tell_what_was_dropped(self) -> None:
-        for agent, size in self._dropped.items():
-            if size:
-                self._keep(agent, "log.txt", f"[difnet: {size} bytes were not kept]\n")
 
     def lose(self, agents: Sequence[int], status: str, log_tail: str = "", incarnation: int | None = None) -> None:
         """The processes of some agents, together, ended before the run did; successors may have been heard of already.
@@ -299,7 +317,7 @@ class Recorder:
         g = self.tally
         seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
-        self._tell_what_was_dropped()
+        self.prints.finish()
         self.models.finish()
         self._write_edges()
         target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
@@ -324,12 +342,15 @@ class Recorder:
         for event in measurements:
             if isinstance(event, Validated):
                 event = self._with_costs(event)
-                if self._target and not self._at_target and self._target.reached(event):
-                    self._at_target = {"asked": str(self._target), "reached": True, "iteration": event.iteration,
-                                       **event.spent}  # fmt: skip
+                self._aim(event)
             self.emit(event)
         self.models.keep_first()
         self.models.keep()
+
+    def _aim(self, event: Validated) -> None:
+        if self._target and not self._at_target and self._target.reached(event):
+            self._at_target = {"asked": str(self._target), "reached": True, "iteration": event.iteration,
+                               **event.spent}  # fmt: skip
 
     def _with_costs(self, event: Validated) -> Validated:
         """The same, with everything that was spent so far."""

@@ -122,9 +122,15 @@ class Tally:
         told = (self.progress.get(agent), self.newest.get(agent), self.finished.get(agent))
         return max([self.resumed_at, self._next.get(agent, 0), *(word.iteration for word in told if word)])
 
-    def progressed(self, event: Progress) -> None:
-        """Take in where one agent stands."""
+    def progressed(self, event: Progress, may_be_new: bool = False) -> None:
+        """Take in where one agent stands.
+
+        Args: `may_be_new`, whether it may be of a new process of which nobody said so: one that has used less time.
+        """
         before = self.progress.get(event.agent)
+        if may_be_new and before and event.cpu_s < before.cpu_s:
+            self._ended.append(self.progress.pop(event.agent))
+            before = None
         steps = event.steps - (before.steps if before else 0)
         for name, mean in event.figures.items():
             self._figures[name] = self._figures.get(name, 0.0) + mean * steps
@@ -171,6 +177,15 @@ class Tally:
             return []
         self._pieces = found
         return [Pieces(at, seconds, found)]
+
+    def recall_pieces(self, pieces: list[list[int]]) -> None:
+        """The pieces that another launcher has told of."""
+        self._pieces = pieces
+
+    def waiting(self, agent: int) -> set[int]:
+        """The iterations of which an agent has told its model, and of which others may tell theirs yet."""
+        last = self.last.iteration if self.last else -1
+        return {i for i, told in self._pending.items() if agent in told and i > last}
 
     def _moved(self, iteration: int) -> None:
         self._moved_at = max(iteration, self._moved_at or 0)

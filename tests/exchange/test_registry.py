@@ -27,7 +27,7 @@ from difnet.exchange.registry import MOST_READ, Registry
 from difnet.exchange.vocabulary import FROM_REGISTRY, TO_REGISTRY, Known
 from difnet.record import comparing, events, finding
 from difnet.record.recorder import Recorder
-from difnet.runtime.launcher import Launch, facts
+from difnet.runtime.listening import Launch, facts
 from difnet.topology.networks import load as load_topology
 from tests.conftest import until
 from tests.exchange.test_wire import ANYTHING
@@ -35,7 +35,7 @@ from tests.exchange.test_wire import ANYTHING
 TOKEN, M = "secret", 3
 CONFIG = load(settings={"topology": "path_graph(n=2)", "iterations": 10, "eval_steps": [1, 2]})
 TOPOLOGY = load_topology(CONFIG.topology)
-RUN = {"run": "sines", "version": __version__, "config": CONFIG.model_dump(exclude_none=True),
+RUN = {"run": "sines", "life": "sines", "version": __version__, "config": CONFIG.model_dump(exclude_none=True),
        "topology": TOPOLOGY.to_dict(), "hashes": TOPOLOGY.hashes(), "id": "0f", "folder": "",
        "resumes": False}  # fmt: skip
 W, FACTS = np.ones(M, "f4"), {
@@ -51,6 +51,7 @@ HONEST: dict[str, tuple[dict[str, Any], tuple[np.ndarray, ...]]] = {  # what age
     "note": ({"text": "compiling"}, ()),
     "register": ({"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:41000", "pid": 7}, ()),
     "joined": ({"agent": 0}, ()),
+    "mark": ({"said": 3}, ()),
     "Progress": (events.Progress(0, 3, 0.5, 1.5, None, 3, {"gap": 0.1}, 2**20, 12, 40, 3, 3, 0, 0).to_dict(), ()),
     "Snapshot": (events.Snapshot(0, 4).to_dict(), (W,)),
     "Evaluated": (events.Evaluated(0, 5, 1.0, {"1": 0.5, "2": 0.4}, {}, 12, 5, 5).to_dict(), (W,)),
@@ -418,7 +419,7 @@ def test_a_message_of_many_frames_takes_many_turns(registry, monkeypatch):
         turns = 0
         with monkeypatch.context() as clock:
             clock.setattr(registry_module, "time", SimpleNamespace(monotonic=lambda: next(now)))
-            while registry.refused < 2 or registry._unread:
+            while registry.refused < 2 or registry._inbox.unread:
                 [*registry.listen(0.01)]
                 turns += 1
         assert turns > 50
