@@ -84,6 +84,7 @@ class Registry:
         self._first: int | None = None  # the iteration that all begin with, once that is known
         self._prepared: set[int] = set()  # agents whose hosts are
         self._joined: set[int] = set()
+        self._leaving: list[bytes] = []  # agents that wait for a word that all they said is recorded
         self._asking: dict[bytes, tuple[float, dict[str, Any]]] = {}  # hosts that wait for an answer, since when
         self._ending = Agreement()
         self.is_undecided = False  # whether the network of a launcher that died is looked for: no host begins then
@@ -150,8 +151,9 @@ class Registry:
                     self.refusals.add(self._name(sender, frames), str(error))
                 except WireError as error:
                     self.refusals.add(self._name(sender, frames), str(error))
-        yield from self._answer_those_who_wait()
-        if (iteration := self._ending.settle(self._agents.keys())) is not None:
+        if not self.is_undecided:
+            yield from self._answer_those_who_wait()
+        if iteration := self._ending.settle(self._agents.keys()):
             self._tell_agents("until", {"iteration": iteration})
 
     def begin(self, first: int) -> None:
@@ -159,22 +161,15 @@ class Registry:
         self._first = first
         self._introduce_all()
 
-    def inherit(self, members: dict[str, Any], length: int) -> None:
-        """Begin with the members of a registry that is no more, which has started.
-
-        Args: `length`, values in a launch model.
+    def inherit(self, members: dict[str, Any], first: int, length: int) -> None:
+        """Begin with the members of a registry that is no more, which had started; a launch model has so many values.
         """
         self.members.take(members)
-        self._first, self._known.length, self.started = 0, length, True
-
-    def begun(self, first: int) -> None:
-        """An inherited network began after so many iterations of the processes before its own."""
-        self._first = first
+        self._first, self._known.length, self.started = first, length, True
 
     def disown(self) -> None:
         """Nobody of that network is there any more: begin with none."""
-        self.members = Members()
-        self._first, self._known.length, self.started = None, None, False
+        self.members, self._first, self._known.length, self.started = Members(), None, None, False
 
     def recorded(self, agent: int, said: int) -> None:
         """Tell an agent that so many of its words are recorded: it need keep them no longer."""
@@ -236,7 +231,7 @@ class Registry:
         return message
 
     def _adopt(self, sender: bytes, agent: int) -> None:
-        """An agent that another launcher introduced speaks: tell it whatever it may have missed meanwhile."""
+        """Tell an agent that another launcher introduced whatever it may have missed since."""
         self._connect(agent, sender)
         self._introduce_neighbours(agent)
         for l in self.members.gone.intersection(self._neighbours[agent]):
@@ -283,11 +278,12 @@ class Registry:
             self._joined.add(body["agent"])
             self._start()
         elif kind == "leave":
-            self._send(sender, "left", {})
-        elif kind == "mark" and sender in self.members.voices:
-            yield kind, body | {"agent": self.members.voices[sender]}, tensors
-        elif kind == "mark":  # a host's: all that it said was handed on, and is recorded
-            self._send(sender, "recorded", body)
+            self._leaving.append(sender)
+        elif kind == "mark" and (agent := self.members.voices.get(sender)) is not None:
+            yield kind, body | {"agent": agent}, tensors
+        elif kind == "mark":
+            if not self.is_undecided:  # a host's: all that it said was handed on, and is recorded
+                self._send(sender, "recorded", body)
         elif kind == "at":
             self._ending.heard(body["agent"], body["iteration"])
         else:
@@ -332,8 +328,11 @@ class Registry:
         return ""
 
     def _answer_those_who_wait(self) -> Iterator[Told]:
-        """Hosts that were started again: once it is known that those before them are gone, or that they are not."""
-        for sender, (since, body) in [] if self.is_undecided else [*self._asking.items()]:
+        """Agents that leave, once what they said is recorded; and hosts that were started again, once it is known that
+        those before them are gone, or that they are not."""
+        while self._leaving:
+            self._send(self._leaving.pop(), "left", {})
+        for sender, (since, body) in [*self._asking.items()]:
             before = self.hosts.before(body["agents"])
             if before is None or time.monotonic() - before.heard_at >= DEAD_S:
                 del self._asking[sender]

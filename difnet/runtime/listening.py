@@ -95,7 +95,6 @@ class Launch:
         """Go on with the network of a launcher that died, of which something was heard."""
         recorder = self.recorder
         self._deaths, self._is_heir, g = recorder.take_over(told.facts, silent_s), True, recorder.tally
-        self.registry.begun(g.resumed_at)
         self._exited = {*g.finished, *told.members["gone"]}
         self._told_at = dict.fromkeys(range(recorder.topology.agents), time.monotonic())
         if g.lost and self.config.on_failure == "stop":

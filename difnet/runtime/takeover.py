@@ -7,6 +7,7 @@ from pathlib import Path
 from difnet.errors import CheckpointError, ConfigError
 from difnet.exchange.registry import Registry, Told
 from difnet.record import succession
+from difnet.record.events import Resumed
 from difnet.record.past import NO_CHECKPOINTS, Past
 from difnet.record.recorder import Recorder
 from difnet.record.succession import FILE, Succession
@@ -62,7 +63,8 @@ def look(past: Past, told: Succession, registry: Registry, recorder: Recorder, s
 
     Raises: CheckpointError, if nobody lives, and the run has no checkpoints either.
     """
-    registry.inherit(told.members, told.facts["length"])
+    first = max((e.iteration for e in past.of(Resumed)[-1:]), default=0)
+    registry.inherit(told.members, first, told.facts["length"])
     registry.is_undecided, heard, until = True, list[Told](), time.monotonic() + LOOK_S
     recorder.hear_only(f"looking for the network of {past.folder.name}, which may still live")
     while time.monotonic() < until and not stop:
