@@ -130,11 +130,12 @@ def test_messages_and_links_are_pure():
 
 def test_zeromq_lives_in_the_sockets_and_the_control_plane():
     """The machine's description and the doctor ask for its version; those imports are inside functions."""
-    assert files_that_import({"zmq"}) == {"exchange/sockets", "exchange/registry", "exchange/control"}
+    assert files_that_import({"zmq"}) == {
+        "exchange/sockets", "exchange/inbox", "exchange/registry", "exchange/control"}
     assert files_that_import({"zmq"}, late=True) == {"system/machine", "doctor/software"}
     plain = {"socket", "asyncio", "http"}
     assert files_that_import(plain) | files_that_import(plain, late=True) == {
-        "exchange/addresses", "exchange/proxy", "report/web_server", "system/tampering"
+        "exchange/addresses", "exchange/knocking", "exchange/proxy", "report/web_server", "system/tampering"
     }  # fmt: skip
 
 

@@ -1,9 +1,13 @@
-"""How does an agent or a host talk to the registry, and never wait for it without a deadline?"""
+"""How does an agent or a host talk to the registry, and never wait for it without a deadline?
+
+Once it has an `introduction`, it keeps what it says until the launcher has told that it is recorded, and asks for that
+once a second. A launcher that took the place of one that died asks it who it is, and is told all that was kept.
+"""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,25 +19,30 @@ from difnet.exchange.sockets import dual
 from difnet.exchange.vocabulary import ANYBODY, FROM_REGISTRY, read
 from difnet.exchange.wire import FRAME_LIMIT, pack_control
 
-MAY_BE_DROPPED = ("beat", "log")  # where there is no room: the next beat comes soon, and printing may have no end
-MEASUREMENTS = ("Progress", "Snapshot", "Evaluated")  # these when so much is kept that memory counts
+MAY_BE_DROPPED = ("beat", "log", "mark")  # where there is no room: beats come soon, and printing may have no end
+MEASUREMENTS = ("Progress", "Snapshot", "Submitted", "Evaluated")  # these when so much is kept that memory counts
 MOST_KEPT = 64 * 2**20  # bytes that wait for a launcher which does not listen; here, and about as much in ZeroMQ
 FEWEST, MOST = 10, 10_000  # messages in ZeroMQ
+PASSING = (*MAY_BE_DROPPED, "register", "joined", "at", "doing", "prepared")  # of no use to a later launcher
+MARK_S = 1.0  # between two questions about what is recorded
 
 
 class Control:
     """An agent's or a host's end of the control plane; use as a context manager, from any thread.
 
-    Args: `endpoint`, with a number in it and no name; `run`, once it is known which one the token is for; `who` speaks,
-        in words; `largest`, the bytes of its largest messages.
+    Args: `endpoint`, with a number in it and no name; `life`, of the run, once it is known; `who` speaks, in words;
+        `largest`, the bytes of its largest messages.
     """
 
-    def __init__(self, endpoint: str, token: str, run: str | None = None, who: str = "", largest: int = 1) -> None:
-        self._token, self.run, self._who = token.encode(), run, who
+    def __init__(self, endpoint: str, token: str, life: str | None = None, who: str = "", largest: int = 1) -> None:
+        self._token, self.life, self._who = token.encode(), life, who
         self._kept_bytes = 0
         self._left_out = 0  # measurements
         self.refused = 0  # messages that were not what the registry may say
         self._kept: deque[list[Any]] = deque()  # what found no room, in order
+        self.introduction: Callable[[], tuple[str, dict[str, Any]]] | None = None  # who speaks, for one that asks
+        self._unrecorded: deque[tuple[int, str, list[Any]]] = deque()  # number, kind, message
+        self._unrecorded_bytes, self._said, self._mark_at, self._forgotten = 0, 0, 0.0, 0
         self._lock = threading.Lock()  # a long step's helper thread reads it too
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
@@ -54,16 +63,67 @@ class Control:
         """Tell the registry something without waiting. What finds no room, since the launcher is stopped or slow, is
         kept until there is some, in order. Of what MAY_BE_DROPPED then nothing is kept, of MEASUREMENTS no more than
         MOST_KEPT bytes, and the answer is False; how many were left out is said when there is room again."""
-        message = [self._token, *pack_control(kind, body | self._known, tensors)]
+        message = self._message(kind, body, tensors)
         with self._lock:
             self._keep(message)
+            self._hold_until_recorded(kind, message)
             self._make_room()
             is_full = kind in MEASUREMENTS and self._kept_bytes > MOST_KEPT
             if self._kept and (kind in MAY_BE_DROPPED or is_full):
                 self._kept_bytes -= sum(map(len, self._kept.pop()))
                 self._left_out += is_full
+                if is_full and self._unrecorded and self._unrecorded[-1][2] is message:
+                    self._unrecorded_bytes -= sum(map(len, self._unrecorded.pop()[2]))
                 return False
         return True
+
+    def _message(self, kind: str, body: dict[str, Any], tensors: tuple[np.ndarray, ...] = ()) -> list[Any]:
+        return [self._token, *pack_control(kind, body | self._known, tensors)]
+
+    def _hold_until_recorded(self, kind: str, message: list[Any]) -> None:
+        """Keep a message for a launcher that takes this one's place; of measurements no more than MOST_KEPT bytes."""
+        if self.introduction is None or kind in PASSING:
+            return
+        self._said += 1
+        self._unrecorded.append((self._said, kind, message))
+        self._unrecorded_bytes += sum(map(len, message))
+        while self._unrecorded_bytes > MOST_KEPT:
+            oldest = next((one for one in self._unrecorded if one[1] in MEASUREMENTS), None)
+            if oldest is None:
+                return
+            self._unrecorded.remove(oldest)
+            self._unrecorded_bytes -= sum(map(len, oldest[2]))
+            self._forgotten += 1
+
+    def _mark(self) -> None:
+        """Ask, now and then, whether all that was said is recorded; who does not know us asks back."""
+        if self.introduction is not None and time.monotonic() >= self._mark_at:
+            self._mark_at = time.monotonic() + MARK_S
+            if not self._kept:  # else there is no room, and the next question comes soon
+                self._keep(self._message("mark", {"said": self._said}))
+                self._make_room()
+
+    def _recorded(self, said: int) -> None:
+        while self._unrecorded and self._unrecorded[0][0] <= said:
+            self._unrecorded_bytes -= sum(map(len, self._unrecorded.popleft()[2]))
+
+    def _tell_all_again(self) -> None:
+        """To a launcher that has taken the place of another: who we are, and whatever may not be recorded, in order."""
+        if self.introduction is None:
+            return
+        again = [message for _, _, message in self._unrecorded]
+        known = set(map(id, again))
+        waiting = [message for message in self._kept if id(message) not in known]
+        self._kept.clear()
+        self._kept_bytes = 0
+        for message in [self._message(*self.introduction()), *again, *waiting]:
+            self._keep(message)
+        if self._forgotten:
+            told = (f"{self._who}: {self._forgotten} measurements may be missing: {MOST_KEPT >> 20} MB waited already "
+                    f"to be recorded when the launcher died")  # fmt: skip
+            self._keep(self._message("note", {"text": told}))
+            self._forgotten = 0
+        self._make_room()
 
     def _keep(self, message: list[Any]) -> None:
         self._kept.append(message)
@@ -71,7 +131,7 @@ class Control:
 
     @property
     def _known(self) -> dict[str, str]:
-        return {"of": self.run} if self.run else {}
+        return {"of": self.life} if self.life else {}
 
     def _make_room(self) -> None:
         """Send what was kept, as far as there is room now."""
@@ -85,7 +145,7 @@ class Control:
                 told = (f"{self._who}: {self._left_out} measurements are missing: the launcher did not listen, and "
                         f"{MOST_KEPT >> 20} MB of them waited already")  # fmt: skip
                 self._left_out = 0
-                self._keep([self._token, *pack_control("note", {"text": told} | self._known, ())])
+                self._keep(self._message("note", {"text": told}))
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -101,10 +161,17 @@ class Control:
         deadline = time.monotonic() + timeout_s
         while True:
             with self._lock:
+                self._mark()
                 self._make_room()
                 if self.socket.poll(min(50, max(0, int(1000 * (deadline - time.monotonic()))))):
                     try:
                         kind, body, tensors = read(FROM_REGISTRY, self.socket.recv_multipart(), ANYBODY)
+                        if kind == "recorded":
+                            self._recorded(body["said"])
+                            continue
+                        if kind == "who":
+                            self._tell_all_again()
+                            continue
                         return kind, body | ({"tensors": tensors} if tensors else {})
                     except WireError as error:
                         self._refuse(error)

@@ -1,6 +1,9 @@
 """What was dropped of what came to the registry, and how is that told without a flood of words?"""
 
 import time
+from collections.abc import Sequence
+
+from difnet.exchange.wire import kind_of
 
 SAY_AGAIN_S = 10.0  # between two words about it
 
@@ -24,3 +27,16 @@ class Refusals:
         self._told, self._say_at = self.count, time.monotonic() + SAY_AGAIN_S
         return (f"refused {'a message' if new == 1 else f'{new} messages, the latest'} {self._last}; "
                 f"{'it was' if new == 1 else 'they were'} dropped ({self.count} so far)")  # fmt: skip
+
+
+def advice(frames: Sequence[bytes], version: str) -> str:
+    """What to tell a host that asks without our token: it may have mistyped it, or have learnt older manners; else "".
+
+    Args: `version`, the launcher's.
+    """
+    asks = [kind_of(frame) == "configuration?" for frame in frames[:2]]
+    if asks[:1] == [True]:  # the token is inside, where nobody looks any more
+        return f"the launcher is difnet {version}, this host is older; install the same version on both"
+    if asks[1:] == [True]:
+        return "the token is another one than this run's; set DIFNET_TOKEN to what the launcher told"
+    return ""

@@ -9,7 +9,9 @@ it without a deadline.
              stop                                        -> agent: at {iteration} -> until {iteration}
              where                                       -> agent: doing {step_s}
     agent -> leave                                       -> left: all that it said is recorded; or stay, to test more
-             judge {iteration} + tensor                  -> agent: Judged {…}, or scored {…}
+             score {part, models} + tensors              -> agent: Judged {…}, or scored {…}
+             mark {said}                                 -> recorded {said}: so many of its words are; hosts too
+             (anything, to a launcher's successor)       -> who: it registers again, and says again what may be lost
              moved {agent, endpoint}, gone {agent}       -> its neighbours, when it begins anew or never will
     host  -> configuration? {agents, name, version}      -> run {…}, or refused {reason}
              prepared {…}, beat {name, …} (-> beat), log {agent, text}, exited {agent, status, log_tail}
@@ -19,27 +21,25 @@ A message to the registry is [token, document, tensors…]. A stranger's is drop
 parsed; what a known one may hold is in `vocabulary`.
 """
 
-import hmac
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import zmq
 
 from difnet.errors import EnvironmentLacks, WireError
+from difnet.exchange.agreement import Agreement
 from difnet.exchange.hosts_seen import DEAD_S, HostSeen, HostsSeen
-from difnet.exchange.refusals import Refusals
-from difnet.exchange.sockets import dual, readable
-from difnet.exchange.vocabulary import TO_REGISTRY, Known, read
+from difnet.exchange.inbox import MOST_FRAMES, Inbox
+from difnet.exchange.members import SELDOM, Introduced, Members
+from difnet.exchange.refusals import Refusals, advice
+from difnet.exchange.sockets import dual
+from difnet.exchange.vocabulary import TO_REGISTRY, EarlierLife, Known, read
 from difnet.exchange.wire import FRAME_LIMIT, kind_of, pack_control
 
-STOP_ANSWER_S = 5.0
 FAREWELL_MS = 1000  # for the last words to hosts on other machines
-MOST_QUEUED = 16  # messages of one connection that wait to be read; more wait with whoever sends them
-MOST_FRAMES = 10_000  # of a message: 40 GB of launch model
 MOST_READ, TURN_S = 1000, 0.1  # in one turn: who calls `listen` has deadlines of its own
-SELDOM = ("log", "exited")  # what a host says of its agents; all else that names an agent, the agent says itself
 Told = tuple[str, dict[str, Any], list[np.ndarray]]  # kind, body, tensors
 
 
@@ -63,12 +63,11 @@ class Registry:
     """
 
     def __init__(self, endpoint: str, token: str, neighbours: dict[int, list[int]]) -> None:
-        self._token, self._neighbours = token.encode(), neighbours
-        self._run: dict[str, Any] = {}
-        self._known = Known(neighbours)
+        self._neighbours = neighbours
+        self._run, self._known = dict[str, Any](), Known(neighbours)
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
-        self._router.setsockopt(zmq.RCVHWM, MOST_QUEUED)
+        self._inbox = Inbox(self._router, token)
         self._router.setsockopt(zmq.MAXMSGSIZE, FRAME_LIMIT + 1024)
         dual(self._router, endpoint)
         try:
@@ -81,19 +80,14 @@ class Registry:
             ) from error
         self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._agents: dict[int, bytes] = {}  # agent -> its connection
-        self._endpoints: dict[int, str | None] = {}  # None: it has no neighbours
-        self._incarnations: dict[int, int] = {}
-        self._gone: set[int] = set()  # agents that have ended for good
-        self._unread = False  # whether a message has more frames than we want of it
-        self._voices: dict[bytes, int] = {}  # connection -> the one agent that it speaks for
+        self.members = Members()
         self._first: int | None = None  # the iteration that all begin with, once that is known
-        self._prepared: set[int] = set()  # agents whose hosts are
-        self._joined: set[int] = set()
-        self.hosts = HostsSeen()
+        self._prepared, self._joined = set[int](), set[int]()  # agents whose hosts are, and that are connected
+        self._leaving: list[bytes] = []  # agents that wait to hear that all they said is recorded
         self._asking: dict[bytes, tuple[float, dict[str, Any]]] = {}  # hosts that wait for an answer, since when
-        self._at: dict[int, int] = {}  # agent -> the iteration it was in when asked to stop
-        self._stopping_since: float | None = None
+        self._ending = Agreement()
         self.keeps_them = False  # whether agents stay after their last iteration, to test what came out
+        self.is_undecided = False  # whether the network of a launcher that died is looked for: no host begins then
         self.started = False
         self.refusals = Refusals()
 
@@ -113,6 +107,11 @@ class Registry:
         self._run, self._known = run, Known.of(self._neighbours, run)
 
     @property
+    def hosts(self) -> HostsSeen:
+        """The hosts that were let in."""
+        return self.members.hosts
+
+    @property
     def refused(self) -> int:
         """How many messages were dropped."""
         return self.refusals.count
@@ -120,7 +119,7 @@ class Registry:
     @property
     def registered(self) -> int:
         """How many agents are known."""
-        return len(self._endpoints)
+        return len(self.members.agents)
 
     @property
     def joined(self) -> int:
@@ -134,24 +133,48 @@ class Registry:
         """
         if self._router.poll(int(timeout_s * 1000) + 1):
             left, until = MOST_READ, time.monotonic() + TURN_S
-            while left and time.monotonic() < until and readable(self._router):
-                if self._unread:
-                    self._skip(until)
+            while left and time.monotonic() < until and self._inbox.has_more():
+                if self._inbox.unread:
+                    self._inbox.skip(until)
                     continue
                 left -= 1
-                sender, frames = self._receive()
+                sender, frames = self._inbox.receive()
                 try:
                     message = self._read(sender, frames)
-                    yield from self._serve(message)
+                    if self.members.is_nameless(sender, message.kind):
+                        if self.members.is_time_to_ask(sender):
+                            self._send(sender, "who", {})
+                    else:
+                        yield from self._serve(message)
+                except EarlierLife as error:
+                    self._send(sender, "end", {})
+                    self.refusals.add(self._name(sender, frames), str(error))
                 except WireError as error:
                     self.refusals.add(self._name(sender, frames), str(error))
-        yield from self._answer_those_who_wait()
-        self._settle_stop()
+        if not self.is_undecided:
+            yield from self._answer_those_who_wait()
+        if iteration := self._ending.settle(self._agents.keys()):
+            self._tell_agents("until", {"iteration": iteration})
 
     def begin(self, first: int) -> None:
         """All agents begin after so many iterations: 0, or those that they have checkpoints of."""
         self._first = first
         self._introduce_all()
+
+    def inherit(self, members: dict[str, Any], first: int, length: int) -> None:
+        """Begin with the members of a registry that is no more, which had started; a launch model has so many values.
+        """
+        self.members.take(members)
+        self._first, self._known.length, self.started = first, length, True
+
+    def disown(self) -> None:
+        """Nobody of that network is there any more: begin with none."""
+        self.members, self._first, self._known.length, self.started = Members(), None, None, False
+
+    def recorded(self, agent: int, said: int) -> None:
+        """Tell an agent that so many of its words are recorded: it need keep them no longer."""
+        if agent in self._agents:
+            self._send(self._agents[agent], "recorded", {"said": said})
 
     def save(self, iteration: int) -> None:
         """Ask all agents for a checkpoint after this iteration."""
@@ -159,8 +182,7 @@ class Registry:
 
     def stop(self) -> None:
         """Ask all agents to end after the same iteration."""
-        if self._stopping_since is None:
-            self._stopping_since = time.monotonic()
+        if self._ending.ask():
             self._tell_agents("stop", {})
 
     def ask_where(self) -> None:
@@ -172,17 +194,13 @@ class Registry:
         host = next((h for h in self.hosts.values() if h.supervises and not h.is_silent()), None)
         if host is not None:
             self._known.asked |= {(None, model) for model in models}
-            self._send(host.sender, "score", {"models": models}, tensors)
+            self._send(host.sender, "score", {"models": models, "part": "test"}, tensors)
         return host
 
-    def judge(self, agents: Iterable[int], iteration: int, w: np.ndarray) -> None:
-        """Have agents test the network's launch model of an iteration with their own data."""
-        self._tell_agents("judge", {"iteration": iteration}, agents, [w])
-
-    def ask_owners(self, agents: Sequence[int], models: dict[str, int], tensors: Sequence[np.ndarray]) -> None:
-        """Have agents test what came out of the run with their own data; `tensors` are the models' parameters."""
+    def ask_owners(self, part: str, agents: Collection[int], models: dict[str, int], w: Sequence[np.ndarray]) -> None:
+        """Have agents test models with their own data for "validation" or "test"; `w` are the models' parameters."""
         self._known.asked |= {(agent, model) for agent in agents for model in models}
-        self._tell_agents("score", {"models": models}, agents, tensors)
+        self._tell_agents("score", {"models": models, "part": part}, agents, w)
 
     def let_go(self) -> None:
         """Nobody has to stay any longer."""
@@ -197,34 +215,18 @@ class Registry:
 
     def forget(self, agent: int, incarnation: int, for_good: bool) -> None:
         """An agent's process is gone, perhaps for good: nobody waits for its answer any more."""
-        if self._incarnations.get(agent) == incarnation:
+        if self.members.forget(agent, incarnation, for_good):
             self._agents.pop(agent, None)
         if for_good:
-            self._gone.add(agent)
             self._tell_agents("gone", {"agent": agent}, self._neighbours[agent])
-
-    def _receive(self) -> tuple[bytes, list[bytes]]:
-        """Who speaks next, and the frames: of a stranger's two, behind which there is nothing to look for."""
-        sender, frames = self._router.recv(), list[bytes]()
-        self._unread = bool(self._router.getsockopt(zmq.RCVMORE))
-        while self._unread and len(frames) < (MOST_FRAMES if self._is_known(frames) else 2):
-            frames.append(self._router.recv())
-            self._unread = bool(self._router.getsockopt(zmq.RCVMORE))
-        return sender, frames
-
-    def _skip(self, until: float) -> None:
-        """Drop the rest of a message, for as long as a turn may last: a million frames are 2 MB, and take seconds."""
-        while self._unread and time.monotonic() < until:
-            self._router.recv()
-            self._unread = bool(self._router.getsockopt(zmq.RCVMORE))
 
     def _read(self, sender: bytes, frames: list[bytes]) -> Message:
         """A message of somebody who is known, in its kind's shape."""
-        if not self._is_known(frames):
-            if reason := self._advice(frames):
+        if not self._inbox.is_known(frames):
+            if reason := advice(frames, str(self.run.get("version"))):
                 self._send(sender, "refused", {"reason": reason})
             raise WireError("without this run's token")
-        if self._unread:
+        if self._inbox.unread:
             raise WireError(f"more than {MOST_FRAMES} frames")
         try:
             kind, body, tensors = read(TO_REGISTRY, frames[1:], self._known)
@@ -233,46 +235,29 @@ class Registry:
                 self._send(sender, "refused", {"reason": f"it was not understood ({error}); install the same version "
                                                          f"on both, which is {self.run['version']} here"})  # fmt: skip
             raise
-        self._check_speaker(sender, kind, body)
-        self._known.learn(kind, body)
-        return Message(sender, kind, body, tensors)
+        message = Message(sender, kind, body, tensors)
+        if not self.members.is_nameless(sender, kind):
+            self.members.check_speaker(sender, kind, body)
+            self._known.learn(kind, body)
+        return message
 
-    def _is_known(self, frames: list[bytes]) -> bool:
-        return len(frames) > 1 and hmac.compare_digest(frames[0], self._token)
-
-    def _advice(self, frames: list[bytes]) -> str:
-        """What to tell a host that asks without our token: it may have mistyped it, or have learnt older manners."""
-        asks = [kind_of(frame) == "configuration?" for frame in frames[:2]]
-        if asks[:1] == [True]:  # the token is inside, where nobody looks any more
-            return f"the launcher is difnet {self.run['version']}, this host is older; install the same version on both"
-        if asks[1:] == [True]:
-            return "the token is another one than this run's; set DIFNET_TOKEN to what the launcher told"
-        return ""
-
-    def _check_speaker(self, sender: bytes, kind: str, body: dict[str, Any]) -> None:
-        """A connection speaks for one agent, which has registered; a host's for those that are there.
-
-        Raises: WireError, if it speaks for another. All have the one token: this finds mistakes, not lies.
-        """
-        if kind == "prepared" and (body["host"] not in self.hosts or self.hosts[body["host"]].agents != body["agents"]):
-            raise WireError(f"{kind}: that host has not asked for these agents")
-        if (agent := body.get("agent")) is None:
-            return
-        if kind in SELDOM:
-            host = self.hosts.of(sender)
-            if sender in self._voices or (host and agent not in host.agents):
-                raise WireError(f"{kind}: agent {agent} is not there")
-        elif self._voices.get(sender, agent) != agent:
-            raise WireError(f"{kind}: it speaks for agent {agent}, and is agent {self._voices[sender]}")
-        elif kind != "register" and agent not in self._endpoints:
-            raise WireError(f"{kind}: agent {agent} has not registered")
+    def _adopt(self, sender: bytes, agent: int) -> None:
+        """Tell an agent that another launcher introduced whatever it may have missed since."""
+        self._connect(agent, sender)
+        self._introduce_neighbours(agent)
+        for l in self.members.gone.intersection(self._neighbours[agent]):
+            self._send(sender, "gone", {"agent": l})
+        if self._ending.is_asked:
+            self._send(sender, "stop", {})
+        if self._ending.until is not None:
+            self._send(sender, "until", {"iteration": self._ending.until})
 
     def _name(self, sender: bytes, frames: list[bytes]) -> str:
         """Whose message it was, as far as we know."""
-        if not self._is_known(frames):
+        if not self._inbox.is_known(frames):
             return "a stranger"
-        if sender in self._voices:
-            return f"agent {self._voices[sender]}"
+        if sender in self.members.voices:
+            return f"agent {self.members.voices[sender]}"
         host = self.hosts.of(sender)
         return f"host {host.name!r}" if host else "somebody who knows the token"
 
@@ -285,17 +270,24 @@ class Registry:
         elif kind == "beat":
             if host := self.hosts.get(body["name"]):
                 host.sender, host.heard_at, host.supervises = sender, time.monotonic(), True
-                self._send(sender, "beat", {"started": self.started and self._stopping_since is None})
+                self.members.host_heard(host.name)
+                self._send(sender, "beat", {"started": self.started and not self._ending.is_asked})
                 yield kind, body | {"agents": host.agents}, tensors
         elif kind == "register":
-            self._register(sender, body["agent"], body["incarnation"], body["endpoint"])
+            one = Introduced(body["incarnation"], body["endpoint"], body["pid"])
+            yield from self._register(sender, body["agent"], one)
         elif kind == "joined":
             self._joined.add(body["agent"])
             self._start()
         elif kind == "leave":
-            self._send(sender, "stay" if self.keeps_them else "left", {})
+            self._leaving.append(sender)
+        elif kind == "mark" and (agent := self.members.voices.get(sender)) is not None:
+            yield kind, body | {"agent": agent}, tensors
+        elif kind == "mark":
+            if not self.is_undecided:  # a host's: all that it said was handed on, and is recorded
+                self._send(sender, "recorded", body)
         elif kind == "at":
-            self._at[body["agent"]] = body["iteration"]
+            self._ending.heard(body["agent"], body["iteration"])
         else:
             if kind == "prepared":
                 self._prepared.update(body["agents"])
@@ -304,37 +296,44 @@ class Registry:
 
     def _connect(self, agent: int, sender: bytes) -> None:
         if self._agents.get(agent) != sender:
-            self._voices.pop(self._agents.get(agent, b""), None)
-            self._agents[agent], self._voices[sender] = sender, agent
+            self.members.voices.pop(self._agents.get(agent, b""), None)
+            self._agents[agent], self.members.voices[sender] = sender, agent
 
     def _introduce(self, sender: bytes, body: dict[str, Any]) -> Iterator[Told]:
         """Tell a host what to run, or why it may not take part; or let it wait until it is known whether it may."""
         name, agents = body["name"], body["agents"]
+        if self.is_undecided:
+            self._asking[sender] = time.monotonic(), body
+            return
         if wrong := self.hosts.objection(body, self.run, self._neighbours, self.started) or self._too_late(agents):
             self._send(sender, "refused", {"reason": wrong})
             return
         before, incarnations = self.hosts.before(agents), dict[str, int]()
-        if before and self._endpoints.keys() & set(agents):
+        if before and self.members.agents.keys() & set(agents):
             if time.monotonic() - before.heard_at < DEAD_S:
                 self._asking.setdefault(sender, (time.monotonic(), body))
                 return
-            last = {k: self._incarnations[k] for k in agents if k in self._incarnations}
+            last = self.members.here(agents)
             incarnations = {str(k): incarnation + 1 for k, incarnation in last.items()}
             del self.hosts[before.name]
+            self.members.host_heard(before.name)
             yield "replaced", {"host": name, "incarnations": last}, []
-        self.hosts[name] = HostSeen(name, agents, sender, time.monotonic())
+        self.hosts[name], self.members.is_changed = HostSeen(name, agents, sender, time.monotonic()), True
         self._send(sender, "run", self.run | {"incarnations": incarnations})
 
     def _too_late(self, agents: list[int]) -> str:
         """Why no further process can be one of these agents, if one was there already; "" if it can."""
-        here, gone = (sorted(those & set(agents)) for those in (self._endpoints.keys(), self._gone))
-        may_return = self.started and self._stopping_since is None and self.run["config"]["on_failure"] == "restart"
+        here, gone = (sorted(those & set(agents)) for those in (self.members.agents.keys(), self.members.gone))
+        may_return = self.started and not self._ending.is_asked and self.run["config"]["on_failure"] == "restart"
         if gone or (here and not (may_return and self.hosts.before(agents))):
             return f"agent {(gone or here)[0]} takes part already, or has ended for good, and cannot come back"
         return ""
 
     def _answer_those_who_wait(self) -> Iterator[Told]:
-        """Hosts that were started again: once it is known that those before them are gone, or that they are not."""
+        """Agents that leave, once what they said is recorded; and hosts that were started again, once it is known that
+        those before them are gone, or that they are not."""
+        while self._leaving:
+            self._send(self._leaving.pop(), "stay" if self.keeps_them else "left", {})
         for sender, (since, body) in [*self._asking.items()]:
             before = self.hosts.before(body["agents"])
             if before is None or time.monotonic() - before.heard_at >= DEAD_S:
@@ -345,31 +344,36 @@ class Registry:
                 self._send(sender, "refused", {"reason": f"agent {body['agents'][0]} is at host {before.name!r}, which "
                                                          f"still beats; give others with --agents"})  # fmt: skip
 
-    def _register(self, sender: bytes, agent: int, incarnation: int, endpoint: str | None) -> None:
-        is_new = incarnation > self._incarnations.get(agent, -1)
+    def _register(self, sender: bytes, agent: int, one: Introduced) -> Iterator[Told]:
+        before = self.members.agents.get(agent)
+        is_new = before is None or one.incarnation > before.incarnation
+        if self.members.is_known_again(agent, one):
+            self._adopt(sender, agent)
+            yield "adopted", {"agent": agent}, []
+            return
         if agent not in self._neighbours or not is_new:
             last = len(self._neighbours) - 1
             taken = "it is registered already" if agent in self._neighbours else f"agents are 0 to {last}"
             self._send(sender, "refused", {"reason": f"agent {agent}: {taken}"})
             return
-        if self.started and self._stopping_since is not None:
+        if self.started and self._ending.is_asked:
             self._send(sender, "refused", {"reason": f"agent {agent} comes back too late: the run is ending"})
             return
         self._connect(agent, sender)
-        self._endpoints[agent], self._incarnations[agent] = endpoint, incarnation
+        self.members.agents[agent], self.members.is_changed = one, True
         if self.started:
-            self._tell_agents("moved", {"agent": agent, "endpoint": endpoint}, self._neighbours[agent])
+            self._tell_agents("moved", {"agent": agent, "endpoint": one.endpoint}, self._neighbours[agent])
             self._introduce_neighbours(agent)
         else:
             self._introduce_all()
 
     def _introduce_all(self) -> None:
-        if self._first is not None and len(self._endpoints) == len(self._neighbours):
+        if self._first is not None and len(self.members.agents) == len(self._neighbours):
             for k in self._neighbours:
                 self._introduce_neighbours(k)
 
     def _introduce_neighbours(self, k: int) -> None:
-        endpoints = {str(l): self._endpoints[l] for l in self._neighbours[k] if l not in self._gone}
+        endpoints = {str(l): self.members.agents[l].endpoint for l in self._neighbours[k] if l not in self.members.gone}
         self._send(self._agents[k], "peers", {"endpoints": endpoints, "first": self._first})
 
     def _start(self) -> None:
@@ -380,20 +384,11 @@ class Registry:
                 self._send(host.sender, "beat", {"started": True})
             self._tell_agents("go", {})
 
-    def _settle_stop(self) -> None:
-        """Once every agent has said where it is (or had time to), all end after the furthest one's next iteration."""
-        if self._stopping_since is None or not self._at:
-            return
-        if self._at.keys() >= self._agents.keys() or time.monotonic() - self._stopping_since > STOP_ANSWER_S:
-            self._tell_agents("until", {"iteration": max(self._at.values()) + 1})
-            self._stopping_since = float("inf")
-
     def _tell_agents(
-        self, kind: str, body: dict[str, Any], of: Iterable[int] | None = None, tensors: Sequence[np.ndarray] = ()
+        self, kind: str, body: dict[str, Any], of: Collection[int] | None = None, tensors: Sequence[np.ndarray] = ()
     ) -> None:  # fmt: skip
-        among = self._agents.keys() if of is None else set(of)
         for agent, sender in self._agents.items():
-            if agent in among:
+            if of is None or agent in of:
                 self._send(sender, kind, body, tensors)
 
     def _send(self, to: bytes, kind: str, body: dict[str, Any], tensors: Sequence[np.ndarray] = ()) -> None:

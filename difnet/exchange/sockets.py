@@ -70,7 +70,7 @@ class Sockets:
         self._replaced: dict[int, bytes] = {}  # neighbour -> its last routing id before
         self._dialled: dict[zmq.Socket, int] = {}  # and back
         self._monitors: dict[int, zmq.Socket] = {}
-        self._watched: list[tuple[zmq.Socket, Callable[[], None]]] = []
+        self._watched: list[Callable[[], None]] = []
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
 
@@ -102,9 +102,9 @@ class Sockets:
             self._replaced[neighbour], self._neighbours[before] = before, None
         self._routes[neighbour], self._neighbours[stranger] = stranger, neighbour
 
-    def watch(self, socket: zmq.Socket, handle: Callable[[], None]) -> None:
-        """Look at another socket too whenever `broken_off` is asked, and let `handle` read it."""
-        self._watched.append((socket, handle))
+    def watch(self, handle: Callable[[], None]) -> None:
+        """Let `handle` look at a socket of its own whenever `broken_off` is asked, four times a second."""
+        self._watched.append(handle)
 
     def send(self, to: Source, message: Frames) -> Sending:
         """Send without waiting; large frames travel without a copy and must never be written to again."""
@@ -160,9 +160,8 @@ class Sockets:
 
         These are asked for from time to time rather than waited for, to keep the wait of a fast round short.
         """
-        for socket, handle in self._watched:
-            if readable(socket):
-                handle()
+        for handle in self._watched:
+            handle()
         broken = []
         for neighbour, monitor in self._monitors.items():
             while readable(monitor):

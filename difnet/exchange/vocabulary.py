@@ -26,7 +26,7 @@ class Known:
     """What is known of a run, by which its messages are measured; None is what nobody has told yet."""
 
     agents: Container[int]
-    name: str | None = None
+    life: str | None = None  # one beginning of one run: "sines#5d01"; with it every message says what it is of
     hub: int | None = None
     iterations: int = LARGEST - 1
     eval_steps: list[str] | None = None
@@ -40,7 +40,7 @@ class Known:
         """What a run's description says of it."""
         config, hub = run["config"], run["topology"]["hub"]
         steps = [*map(str, config["eval_steps"])] if "eval_steps" in config else None
-        return cls(agents, run["run"], hub, config.get("iterations", LARGEST - 1), steps, config.get("dtype"))
+        return cls(agents, run["life"], hub, config.get("iterations", LARGEST - 1), steps, config.get("dtype"))
 
     def learn(self, kind: str, body: dict[str, Any]) -> None:
         """Take in what a message that fits tells of all that follow."""
@@ -53,6 +53,13 @@ class Known:
 
 
 ANYBODY = Known(range(LARGEST))
+
+
+class EarlierLife(WireError):
+    """Who speaks is of this run, and of processes that others have taken the place of: it went on from checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__("it is of this run as it was before it went on from checkpoints; it is told to end")
 
 
 class Shape(NamedTuple):
@@ -151,6 +158,7 @@ AGENT = Shape("an agent of this run", lambda value, run: type(value) is int and 
 NUMBER = Shape("a number", lambda value, run: type(value) is float or type(value) is int)
 TRUTH = Shape("true or false", lambda value, run: type(value) is bool)
 NAME = Shape(f"a text of at most {LONGEST} characters", lambda value, run: type(value) is str and len(value) <= LONGEST)
+LIFE = Shape("a short text", lambda value, run: type(value) is str and len(value) <= LONGEST + 10)
 TEXT = Shape("a text", lambda value, run: type(value) is str)
 PLAIN = Shape("a plain table", lambda value, run: type(value) is dict and is_plain(value))
 LIST = Shape("a plain list", lambda value, run: type(value) is list and is_plain(value))
@@ -197,11 +205,6 @@ def nothing(tensors: Sequence[np.ndarray], body: dict[str, Any], run: Known) -> 
 def one_model(tensors: Sequence[np.ndarray], body: dict[str, Any], run: Known) -> str:
     """A launch model."""
     return f"{len(tensors)} tensors with it, instead of one" if len(tensors) != 1 else state(tensors, body, run)
-
-
-def some_model(tensors: Sequence[np.ndarray], body: dict[str, Any], run: Known) -> str:
-    """One model, of whatever length."""
-    return "" if len(tensors) == 1 else f"{len(tensors)} tensors with it, instead of one"
 
 
 def state(tensors: Sequence[np.ndarray], body: dict[str, Any], run: Known) -> str:
@@ -254,6 +257,7 @@ TO_REGISTRY: dict[str, Word] = {
     "at": word(agent=AGENT, iteration=ITERATION),
     "doing": word(agent=AGENT, step_s=maybe(NUMBER)),
     "leave": word(),
+    "mark": word(said=NATURAL),  # hosts too
     **event(events.Progress),
     **event(events.Snapshot, one_model),
     **event(events.Submitted, one_model),
@@ -293,15 +297,16 @@ FROM_REGISTRY: dict[str, Word] = {
     "gone": word(agent=NATURAL),
     "left": word(),
     "stay": word(),
-    "judge": word(some_model, iteration=NATURAL),
     # to hosts
-    "run": word(limit=DOCUMENT_LIMIT, run=NAME, id=NAME, folder=TEXT, resumes=TRUTH, version=NAME, config=PLAIN,
-                topology=PLAIN, incarnations=NUMBERED, hashes=table(topology=NAME, weights=NAME)),
+    "run": word(limit=DOCUMENT_LIMIT, run=NAME, id=NAME, life=LIFE, folder=TEXT, resumes=TRUTH, version=NAME,
+                config=PLAIN, topology=PLAIN, incarnations=NUMBERED, hashes=table(topology=NAME, weights=NAME)),
     "beat": word(started=TRUTH),
     "end": word(),
     # to both
-    "score": word(models, models=map_to(NATURAL)),
+    "score": word(models, models=map_to(NATURAL), part=one_of("validation", "test")),
     "refused": word(reason=TEXT),
+    "recorded": word(said=NATURAL),
+    "who": word(),
 }  # fmt: skip
 
 
@@ -325,9 +330,13 @@ def read(
         raise WireError(f"{_shown(kind)} is no kind of message here")
     try:
         _, body, tensors = unpack_control(frames, known.limit)
-        if body.pop("of", run.name) != run.name:  # of one that had the same token
-            raise WireError("it is of another run")
+        if (of := body.pop("of", run.life)) != run.life:  # of one that had the same token
+            name, sign, _ = str(run.life).rpartition("#")
+            is_earlier = type(of) is str and sign and of.rpartition("#")[0] == name
+            raise EarlierLife() if is_earlier else WireError("it is of another run")
         check(known, body, tensors, run)
+    except EarlierLife:
+        raise
     except WireError as error:
         raise WireError(f"{kind}: {error}") from error
     return kind, body, tensors

@@ -41,7 +41,11 @@ class Contract:
 
 
 class Place(Protocol):
-    """Somewhere hosts run."""
+    """Somewhere hosts run.
+
+    One whose hosts may outlive a launcher that was killed, and may be told of by another one that starts nothing, says
+    `lives_on = True`.
+    """
 
     meeting: str  # where the registry is to listen; known once the place is entered
 

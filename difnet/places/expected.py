@@ -13,6 +13,9 @@ LISTEN = "tcp://0.0.0.0:5600"
 class Expected:
     """Nothing is started here: the user is told what to start, and the registry waits."""
 
+    sees_data = True  # the schema is read from it; each host has its own
+    lives_on = True  # hosts that nobody here has started may outlive the launcher
+
     def __init__(self, config: RunConfig, agents: int) -> None:
         self.meeting = config.registry or LISTEN
         self._shares = into_blocks(agents, min(config.hosts_expected or 1, agents))

@@ -29,6 +29,8 @@ class Local:
     Everybody meets in a private folder's sockets; on loopback ports with `transport = "tcp"`, or where `registry` says.
     """
 
+    sees_data = True  # what the launcher calls by a path, its host does too
+
     def __init__(self, config: RunConfig, agents: int) -> None:
         self._agents = range(agents)
         self._folder: Path | None = None

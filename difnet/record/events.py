@@ -393,6 +393,6 @@ def _is_undone(event: Event, after: int) -> bool:
             return event.iteration >= after
         case Progress() | Pulse() | Checkpointed():
             return event.iteration > after
-        case Tested() | RunEnded():
+        case Tested() | RunEnded() | Edge() | Finished():
             return True
     return False

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,6 +17,15 @@ from difnet.record.tally import ModelAt, Tally
 MOST_SAVING = 0.05  # of the time goes into saving launch models on the way
 FILE = "launch-model.safetensors"
 FIRST = "local-average.safetensors"  # what a run that began from local models began as
+
+
+def state_file(k: int, iteration: int) -> str:
+    """Where in a run's folder the state lies that an agent ended with.
+
+    >>> state_file(3, 100)
+    'agents/003/state-000100.safetensors'
+    """
+    return f"{folder_of(k)}/state-{iteration:06d}.safetensors"
 
 
 class Models:
@@ -53,9 +63,14 @@ class Models:
             self._has_first = True
             self.disk.write(FIRST, tensor_bytes({"w": self.tally.first.w}, {}))
 
-    def recall(self) -> None:
-        """Take from the folder what a run that goes on had learnt: the best model, and what it began with."""
+    def recall(self, finished: Mapping[int, Finished] = MappingProxyType({})) -> None:
+        """Take from the folder what a run that goes on had learnt: the best model, and what it began with.
+
+        Args: `finished`, the agents whose last states are in it, with which the run ends.
+        """
         folder, g = self.disk.folder, self.tally
+        for k, event in finished.items():
+            self._states[k] = read_tensors(folder / state_file(k, event.iteration))["w"]
         if g.alone and (folder / FIRST).is_file():
             g.first = ModelAt(0, read_tensors(folder / FIRST)["w"])
         if self.config.launch_model == "best" and (folder / FILE).is_file():
@@ -108,4 +123,4 @@ class Models:
 
     def _write_state(self, k: int, iteration: int, state: str, named: Mapping[str, np.ndarray]) -> None:
         about = {"iteration": str(iteration), "state": state}
-        self.disk.write(f"{folder_of(k)}/state-{iteration:06d}.safetensors", tensor_bytes(dict(named), about))
+        self.disk.write(state_file(k, iteration), tensor_bytes(dict(named), about))

@@ -10,21 +10,22 @@ from typing import Any, TypeVar
 from difnet import catalog
 from difnet.config import RunConfig, load
 from difnet.errors import CheckpointError, RunFolderError
+from difnet.record import succession
 from difnet.record.checkpoints import IDENTITY
 from difnet.record.events import (
     AgentReturned,
     Checkpointed,
     Event,
     Measured,
-    Progress,
     RunStarted,
-    TrainedAlone,
     Validated,
 )
 from difnet.record.files import folder_of, read_events, read_json
+from difnet.record.succession import Succession
 from difnet.system.holding import in_use, is_held
 from difnet.topology import Topology
 
+NO_CHECKPOINTS = "it was launched with checkpoint_every = 0, and has no checkpoints"
 MOST_NAMED = 5  # agents in one sentence
 Kind = TypeVar("Kind", bound=Event)
 
@@ -43,6 +44,8 @@ class Past:
     config: RunConfig
     topology: Topology
     events: list[Event]
+    heir_to: Succession | None = None  # what its launcher left, if that was killed
+    changed: tuple[str, ...] = ()  # the settings that are to be others than they were
 
     @property
     def started(self) -> RunStarted:
@@ -59,11 +62,11 @@ class Past:
         """Its events of a kind that still count."""
         return [e for e in self.events if isinstance(e, kind)]
 
-    def of_agent(self, k: int) -> Iterator[Progress | TrainedAlone]:
-        """What one agent told of its progress, and of training alone."""
+    def of_agent(self, k: int) -> Iterator[Event]:
+        """What one agent told of itself."""
         path = self.folder / folder_of(k) / "metrics.jsonl"
         if path.is_file():
-            yield from (e for e in read_events(path) if isinstance(e, Progress | TrainedAlone))
+            yield from read_events(path)
 
     def agree(self, found: Mapping[int, list[int]], asked: int | None) -> int:
         """After which iteration it goes on: the newest of which everybody has a checkpoint; 0, if there is none.
@@ -119,16 +122,19 @@ def read(folder: Path, changes: Mapping[str, Any]) -> Past:
                              f"{folder / 'config.toml'}")  # fmt: skip
     config = load(folder / "config.toml", settings=changes)
     before = load(folder / "config.toml")
-    _check(folder, before, config, events)
-    return Past(folder.resolve(), str(told["id"]), config, Topology.from_dict(told["topology"]), events)
+    heir_to = succession.read(folder)
+    _check(folder, before, config, may_live=heir_to is not None)
+    changed = tuple(name for name in changes if getattr(before, name) != getattr(config, name))
+    return Past(folder.resolve(), str(told["id"]), config, Topology.from_dict(told["topology"]), events, heir_to,
+                changed)  # fmt: skip
 
 
-def _check(folder: Path, before: RunConfig, config: RunConfig, events: list[Event]) -> None:
+def _check(folder: Path, before: RunConfig, config: RunConfig, may_live: bool) -> None:
     """Raises: RunFolderError, if it cannot go on so."""
     summary = read_json(folder / "run.json")
     name, wrong = config.algorithm.name, ""
-    if config.checkpoint_every == 0:
-        wrong = "it was launched with checkpoint_every = 0, and has no checkpoints"
+    if config.checkpoint_every == 0 and not may_live:
+        wrong = NO_CHECKPOINTS
     elif config.iterations < before.iterations:
         wrong = f"it was to do {before.iterations} iterations; they may be raised, and {config.iterations} are fewer"
     elif config.iterations > before.iterations and catalog.taken("algorithms", name, {"iterations": 0}):

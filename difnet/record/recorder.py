@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,13 +11,10 @@ import numpy as np
 
 from difnet.config import RunConfig
 from difnet.errors import ConfigError
-from difnet.maths.scores import accuracy_scores, loss_scores
 from difnet.record.checkpoints import IDENTITY, identify
 from difnet.record.costs import Target, spent
 from difnet.record.disk import Disk
 from difnet.record.events import (
-    LAUNCH_MODEL,
-    OWN_MODELS,
     AgentLost,
     AgentReturned,
     Checkpointed,
@@ -44,16 +40,15 @@ from difnet.record.events import (
     Validated,
 )  # fmt: skip
 from difnet.record.files import csv_text, finite_or_none, folder_of, json_line, make_folder
-from difnet.record.formatting import bytes_text
+from difnet.record.final_scores import ScoredModel, told_of
+from difnet.record.inheritance import Recorded, recall
 from difnet.record.models import Models
 from difnet.record.past import Past, identity_text, restored
+from difnet.record.prints import Prints
 from difnet.record.summary import Facts, busiest, summarise
-from difnet.record.tally import ScoredModel, Tally, of_all_owners, over_tasks
-from difnet.record.verdicts import over_agents
+from difnet.record.tally import Tally
 from difnet.system.energy import Meters, together, unknown
 from difnet.topology import UNUSED_WEIGHTS, Topology
-
-LOG_BYTES = 16 * 2**20  # of what an agent prints, kept
 
 
 class Recorder:
@@ -73,8 +68,6 @@ class Recorder:
         self._target = Target.parse(config.target) if config.target else None
         self._at_target: dict[str, Any] | None = None
         self._tested: list[Tested] = []
-        self._logged: Counter[int] = Counter()  # bytes that each agent has printed and that are kept,
-        self._dropped: Counter[int] = Counter()  # and others
         self.meters = Meters()
         self.rounds_per_s = 0.0  # lately
         self.checkpointed: Checkpointed | None = None  # the newest that everybody has
@@ -85,10 +78,12 @@ class Recorder:
         self.past, self._lived_s, self._spent_before = past, 0.0, dict[str, Any]()
         self.folder = past.folder if past else make_folder(config, self.started_at)
         self.disk = Disk(self.folder, self.note)
+        self.prints = Prints(self.disk, self.note)
         self.models = Models(config, self.tally, self.disk)
         if past is None:
             self._write_description()
         self.id = identify(self.folder)
+        self._recorded = Recorded()  # by a launcher before this one, in the life of the same processes
         self.has_begun = past is None  # from then on the folder is not what it was
 
     def start(self) -> None:
@@ -125,6 +120,32 @@ class Recorder:
         self.disk.write("config.toml", self.config.to_toml())
         self.emit(event)
 
+    def take_over(self, facts: dict[str, Any], silent_s: float) -> dict[int, int]:
+        """Go on with the record of a launcher that died, whose agents never stopped.
+
+        Args: `silent_s`, for how long nothing was recorded.
+        Returns: of each agent, how many of its processes are known to have ended.
+        """
+        past, g = self.past, self.tally
+        assert past is not None, "only a run with a past goes on"
+        self.has_begun, known = True, recall(past, g)
+        self._recorded, self.checkpointed = known, known.checkpointed
+        self.facts = self.models.facts = Facts(**facts, ready_s=known.ready_s)
+        g.server = self.facts.server
+        if g.server is not None:
+            self.topology = self.topology.served()
+        self._lived_s = known.seconds + silent_s + known.ready_s - (time.monotonic() - self.began)
+        self._spent_before = unknown("what it took before its launcher was replaced is not known")
+        self.models.recall(g.finished)
+        for reached in past.of(Validated):
+            self._aim(reached)
+        for told in (past.of(Ready)[-1:], past.of(Resumed)[-1:]):
+            for event in told:
+                self._listen(event)
+        self.note(f"another launcher takes over: for {silent_s:.1f} s nobody listened; agents went on, and tell "
+                  f"again what may be missing")  # fmt: skip
+        return known.deaths
+
     def emit(self, event: Event, kept: Event | None = None) -> None:
         """Record a network-level event, and pass it on; with a note before it where others are missing.
 
@@ -147,6 +168,14 @@ class Recorder:
         """
         told = Note(text, self.seconds())
         self.emit(told, replace(told, text=text.replace(secret, "…")) if secret else None)
+
+    def hear_only(self, text: str) -> None:
+        """Tell those who listen, and keep it off the record: it may yet turn out that nothing is to be recorded."""
+        self._listen(Note(text, self.seconds()))
+
+    def has_noted(self, text: str) -> bool:
+        """Whether a launcher before this one has recorded that an agent or a host said this."""
+        return text in self._recorded.notes
 
     @property
     def ready_s(self) -> float | None:
@@ -188,11 +217,13 @@ class Recorder:
     def record(self, event: Event, tensors: Sequence[np.ndarray] = ()) -> None:
         """Take in what one agent said."""
         g = self.tally
+        if self._recorded.holds(event):
+            return
         if isinstance(event, Progress):
             g.progressed(event)
             self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
         elif isinstance(event, Snapshot):
-            if isinstance(event, Evaluated):
+            if isinstance(event, Evaluated) and not self._recorded.has_words(event):
                 self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
             self._measured(g.measured(event, tensors[0], self.seconds()))
         elif isinstance(event, Judged):
@@ -220,22 +251,11 @@ class Recorder:
             self._saved(event)
         elif isinstance(event, Edge):
             g.edges.append(event)
+            self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
         elif isinstance(event, Finished):
             g.finished[event.agent] = event
-            self.models.take(event, tensors)
-
-    def log(self, agent: int, text: str) -> None:
-        """Keep what an agent's process printed, the first LOG_BYTES of it; of the rest it is told how much it was."""
-        size = len(text.encode())
-        if not self._dropped[agent]:
-            kept = text.encode()[: LOG_BYTES - self._logged[agent]].decode(errors="ignore")
-            self._keep(agent, "log.txt", kept)
-            size -= len(kept.encode())
-            self._logged[agent] += len(kept.encode())
-            if size:
-                self._keep(agent, "log.txt", f"\n[difnet: what agent {agent} prints from here on is not kept]\n")
-                self.note(f"agent {agent} has printed more than {bytes_text(LOG_BYTES)}; the rest is not kept")
-        self._dropped[agent] += size
+            self.models.take(event, tensors)  # first: whoever finds the word of it finds the state
+            self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
 
     def _saved(self, event: Saved) -> None:
         """One agent has a checkpoint; perhaps it was the last one that lacked it."""
@@ -243,11 +263,6 @@ class Recorder:
             slowest, size = max(e.seconds for e in of_all), sum(e.file_bytes for e in of_all)
             self.checkpointed = Checkpointed(event.iteration, self.seconds(), slowest, size, self._energy())
             self.emit(self.checkpointed)
-
-    def _tell_what_was_dropped(self) -> None:
-        for agent, size in self._dropped.items():
-            if size:
-                self._keep(agent, "log.txt", f"[difnet: {size} bytes were not kept]\n")
 
     def lose(self, agents: Sequence[int], status: str, log_tail: str = "", incarnation: int | None = None) -> None:
         """The processes of some agents, together, ended before the run did; successors may have been heard of already.
@@ -268,53 +283,13 @@ class Recorder:
         return self._at_target is not None
 
     def score(self, scored: Sequence[ScoredModel]) -> None:
-        """Record what the test tasks say, task by task in test.csv, and together.
-
-        Args: the figures of `models_to_test`; those of agents' own models are told agent by agent, in test-agents.csv;
-            those of owners with data of their own also owner by owner, in test-owners.csv.
-        """
-        if any(one.owner is not None for one in scored):
-            self._write_owners([one for one in scored if one.model == LAUNCH_MODEL])
-            scored = of_all_owners(scored)
-        own = {int(one.model): one for one in scored if one.model.isdecimal()}
-        scored = [one for one in scored if not one.model.isdecimal()]
-        for model, iteration, figures, samples, _ in scored:
-            steps = [str(n) for n in range(figures.shape[1])]
-            by_steps = zip(steps, figures[:, :, 0].T, strict=True)
-            losses = {n: finite_or_none(loss_scores(column)) for n, column in by_steps}
-            accuracies = {} if figures.shape[2] == 1 else {
-                n: accuracy_scores(column, samples) for n, column in zip(steps, figures[:, :, 1].T, strict=True)}
-            self._tested.append(Tested(model, iteration, len(figures), losses, accuracies))
-            self.emit(self._tested[-1])
-        if own:
-            self._score_own(own)
-        self._write_table("test.csv", ("model", "task", "samples", "steps", "loss", "accuracy"), (
-            (model, task, int(samples[task]), n, *row, *[""] * (2 - len(row)))
-            for model, _, figures, samples, _ in scored
-            for task, course in enumerate(figures.tolist()) for n, row in enumerate(course)
-        ))  # fmt: skip
-
-    def _write_owners(self, scored: Sequence[ScoredModel]) -> None:
-        """How the launch model did with each owner's own data: its mean loss, and its accuracy over all samples."""
-        self._write_table("test-owners.csv", ("agent", "samples", "steps", "loss", "accuracy"), (
-            (one.owner, int(one.samples.sum()), n, *row, *[""] * (2 - len(row)))
-            for one in scored for n, row in enumerate(over_tasks(one).tolist())
-        ))  # fmt: skip
-
-    def _score_own(self, scored: Mapping[int, ScoredModel]) -> None:
-        """Record how the agents' own models did: each by its mean over all tasks, and its accuracy over all samples."""
-        one = next(iter(scored.values()))
-        means = {k: over_tasks(s) for k, s in scored.items()}
-        losses, *accuracies = (
-            {str(n): finite_or_none(over_agents(by_agent.tolist(), worst)) for n, by_agent in enumerate(by_steps)}
-            for by_steps, worst in zip(np.stack([*means.values()]).transpose(2, 1, 0), (max, min), strict=False)
-        )
-        self._tested.append(Tested(OWN_MODELS, one.iteration, len(one.figures), losses,
-                                   accuracies[0] if accuracies else {}, len(scored)))  # fmt: skip
-        self.emit(self._tested[-1])
-        self._write_table("test-agents.csv", ("agent", "steps", "loss", "accuracy"), (
-            (k, n, *row, *[""] * (2 - len(row))) for k, course in means.items() for n, row in enumerate(course.tolist())
-        ))  # fmt: skip
+        """Record what the test tasks say of the `models_to_test`; see `final_scores.told_of`."""
+        events, tables = told_of(scored)
+        for event in events:
+            self._tested.append(event)
+            self.emit(event)
+        for name, (head, rows) in tables.items():
+            self._write_table(name, head, rows)
 
     def finish(self, state: str, reason: str = "", untested: str = "") -> dict[str, Any]:
         """Write what the run ended with. Returns the summary.
@@ -327,7 +302,7 @@ class Recorder:
         if silent := ", ".join(map(str, g.verdicts.missing(g.lost))):
             self.note(f"agents {silent} did not say how good the launch model is with their own data")
         self._measured(g.judged(at_once=True))
-        self._tell_what_was_dropped()
+        self.prints.finish()
         self.models.finish()
         self._write_edges()
         target = self._at_target or {"asked": str(self._target), "reached": False} if self._target else None
@@ -352,12 +327,15 @@ class Recorder:
         for event in measurements:
             if isinstance(event, Validated):
                 event = self._with_costs(event)
-                if self._target and not self._at_target and self._target.reached(event):
-                    self._at_target = {"asked": str(self._target), "reached": True, "iteration": event.iteration,
-                                       **event.spent}  # fmt: skip
+                self._aim(event)
             self.emit(event)
         self.models.keep_first()
         self.models.keep()
+
+    def _aim(self, event: Validated) -> None:
+        if self._target and not self._at_target and self._target.reached(event):
+            self._at_target = {"asked": str(self._target), "reached": True, "iteration": event.iteration,
+                               **event.spent}  # fmt: skip
 
     def _with_costs(self, event: Validated) -> Validated:
         """The same, with everything that was spent so far."""

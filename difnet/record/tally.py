@@ -1,7 +1,7 @@
 """What do the agents' words add up to? Pure: agents' events in, network-level events and totals out."""
 
 import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -126,9 +126,15 @@ class Tally:
         told = (self.progress.get(agent), self.newest.get(agent), self.finished.get(agent))
         return max([self.resumed_at, self._next.get(agent, 0), *(word.iteration for word in told if word)])
 
-    def progressed(self, event: Progress) -> None:
-        """Take in where one agent stands."""
+    def progressed(self, event: Progress, may_be_new: bool = False) -> None:
+        """Take in where one agent stands.
+
+        Args: `may_be_new`, whether it may be of a new process of which nobody said so: one that has used less time.
+        """
         before = self.progress.get(event.agent)
+        if may_be_new and before and event.cpu_s < before.cpu_s:
+            self._ended.append(self.progress.pop(event.agent))
+            before = None
         steps = event.steps - (before.steps if before else 0)
         for name, mean in event.figures.items():
             self._figures[name] = self._figures.get(name, 0.0) + mean * steps
@@ -175,6 +181,15 @@ class Tally:
             return []
         self._pieces = found
         return [Pieces(at, seconds, found)]
+
+    def recall_pieces(self, pieces: list[list[int]]) -> None:
+        """The pieces that another launcher has told of."""
+        self._pieces = pieces
+
+    def waiting(self, agent: int) -> set[int]:
+        """The iterations of which an agent has told its model, and of which others may tell theirs yet."""
+        last = self.last.iteration if self.last else -1
+        return {i for i, told in self._pending.items() if agent in told and i > last}
 
     def _moved(self, iteration: int) -> None:
         self._moved_at = max(iteration, self._moved_at or 0)
@@ -290,29 +305,3 @@ def _merit(validated: Validated) -> float:
     figures, sign = (validated.accuracy, 1) if validated.accuracy else (validated.after, -1)
     mean = figures[max(figures, key=int)]["mean"]
     return -float("inf") if mean is None else sign * mean  # None: read from a record, which has no number for infinite
-
-
-class ScoredModel(NamedTuple):
-    """A model's figures on each test task: after 0, 1, …, S inner steps."""
-
-    model: str
-    iteration: int
-    figures: np.ndarray  # (T, 1 + S, F): the loss, and the accuracy where there is one
-    samples: np.ndarray  # (T,): query samples of each task
-    owner: int | None = None  # the agent whose own tasks they are; None: they are nobody's
-
-
-def of_all_owners(scored: Sequence[ScoredModel]) -> list[ScoredModel]:
-    """Each model's figures on the tasks of all owners, in the order of these."""
-    together = []
-    for model in dict.fromkeys(one.model for one in scored):
-        of_it = sorted((one for one in scored if one.model == model), key=lambda one: one.owner or 0)
-        figures, samples = np.concatenate([o.figures for o in of_it]), np.concatenate([o.samples for o in of_it])
-        together.append(ScoredModel(model, of_it[0].iteration, figures, samples))
-    return together
-
-
-def over_tasks(scored: ScoredModel) -> np.ndarray:
-    """One model's figures over all tasks, (1 + S, F): the mean loss, and the accuracy over all samples."""
-    loss, accuracy = scored.figures[:, :, :1], scored.figures[:, :, 1:]
-    return np.concatenate([loss.mean(axis=0), np.average(accuracy, axis=0, weights=scored.samples)], axis=1)

@@ -44,6 +44,7 @@ class Assignment:
     topology: Topology
     hashes: dict[str, str]  # "topology", "weights", "model"
     run: str
+    life: str  # which beginning of it; see `vocabulary.Known`
     registry: str
     token: str
     listen: str  # where to bind, "{agent}" standing for its number
@@ -100,7 +101,7 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
     workload, topology, config = assignment.workload, assignment.topology, assignment.workload.config
     is_client = workload.hub is not None and k != workload.hub
     largest = workload.length * workload.dtype.itemsize
-    with Control(assignment.registry, assignment.token, assignment.run, f"agent {k}", largest) as control:
+    with Control(assignment.registry, assignment.token, assignment.life, f"agent {k}", largest) as control:
         if k >= workload.agents:
             judge, timeout_s = Judge(k, workload, assignment.kernels, control), config.ready_timeout_s
             return run_held_out(k, control, judge, incarnation, timeout_s, assignment.leave_s)
@@ -128,7 +129,7 @@ def run_agent(k: int, assignment: Assignment, incarnation: int = 0) -> int:
             reporter = Reporter(k, workload, assignment.kernels, control, transport, saving, assignment.leave_s)
             try:
                 start = _meet(identity, assignment, control, transport)
-                transport.watch(control.socket, reporter.read_control)
+                transport.watch(reporter.read_control)
                 part = _answer_calls if is_client else _diffuse if workload.hub is None else _serve
                 part(identity, assignment, transport, reporter, start)
                 transport.farewell()
@@ -300,7 +301,9 @@ def _meet(me: Identity, assignment: Assignment, control: Control, transport: Tra
     k, offline = me.agent, int(assignment.workload.offline_steps > 0)
     timeout_s = assignment.workload.config.ready_timeout_s
     endpoint = advertised(transport.bind(assignment.listen.format(agent=k)), assignment.advertise)
-    control.say("register", {"agent": k, "incarnation": me.incarnation, "endpoint": endpoint, "pid": os.getpid()})
+    registration = {"agent": k, "incarnation": me.incarnation, "endpoint": endpoint, "pid": os.getpid()}
+    control.say("register", registration)
+    control.introduction = lambda: ("register", registration)
     told = control.expect("peers", 10 * timeout_s)  # the launcher gives up before
     start = int(told["first"])
     transport.join({int(l): endpoint for l, endpoint in told["endpoints"].items()}, timeout_s,

@@ -130,7 +130,7 @@ def run_foreground(told: HostSettings) -> int:
         assignment = prepare(told)
         assignment = replace(assignment, leave_s=assignment.workload.config.orphan_s)
         status = run_agent(k, assignment)
-        with Control(assignment.registry, told.token, assignment.run) as control:
+        with Control(assignment.registry, told.token, assignment.life) as control:
             control.say("exited", {"agent": k, "incarnation": 0, "status": f"exit status {status}", "log_tail": "",
                                    "returns": False})  # fmt: skip
     return status
@@ -146,7 +146,7 @@ def _fork_and_supervise(told: HostSettings, launcher: list[int]) -> int:
         if not told.bound_to:
             raise
         return refused.exit_code  # the launcher tells the same user
-    with children, Control(assignment.registry, told.token, assignment.run) as control, beating(control, told.name):
+    with children, Control(assignment.registry, told.token, assignment.life) as control, beating(control, told.name):
         children.tell, successors = control.say, Successors(assignment.incarnations)
         children.replace = successors.decide
         try:
@@ -168,7 +168,7 @@ def _forked(told: HostSettings, assignment: Assignment) -> Children:
     except OSError as error:
         doing = f"only {len(children)} of {len(told.agents)} agents could be started"
         children.end()
-        with Control(assignment.registry, told.token, assignment.run) as control:
+        with Control(assignment.registry, told.token, assignment.life) as control:
             raise Refused(explained(error, doing), control, told.name) from error
     except BaseException:
         children.end()
@@ -203,7 +203,7 @@ def prepare(told: HostSettings) -> Assignment:
         control.say("configuration?", {"agents": list(told.agents), "name": told.name, "version": __version__,
                                        "run": told.run})  # fmt: skip
         run = control.expect("run", ANSWER_S)
-        control.run = run["run"]
+        control.life = run["life"]
         asked, topology = load(settings=run["config"]), Topology.from_dict(run["topology"])
         try:
             own = Own(told.data, told.agents)
@@ -218,8 +218,8 @@ def prepare(told: HostSettings) -> Assignment:
         settings = hashlib.sha256(json.dumps(settings_of(run["config"]), sort_keys=True).encode()).hexdigest()[:16]
         manifest = Manifest(run["id"], -1, 0, settings, **hashes, totals={})
         assignment = Assignment(
-            workload, kernels, topology, hashes, run["run"], registry, told.token, listen, told.advertise or "",
-            device=asked.device, manifest=None if asked.checkpoint_every == 0 else manifest,
+            workload, kernels, topology, hashes, run["run"], run["life"], registry, told.token, listen,
+            told.advertise or "", device=asked.device, manifest=None if asked.checkpoint_every == 0 else manifest,
             incarnations={int(k): n for k, n in run["incarnations"].items()},
             spokesman=next((k for k in told.agents if workload.carries(k)), -1),
             shelves=shelves_folder(run["id"], run["folder"]), own=own,
@@ -296,10 +296,13 @@ def check_device_aside(device: str) -> None:
 def beating(control: Control, name: str) -> Iterator[None]:
     """Tell the registry once a second that this host is there, also while it computes, and what its meter says."""
     over, meter = threading.Event(), Meter()
+    body = {"name": name, "machine": machine_id(), "energy": meter.so_far(None)}
+    control.introduction = lambda: ("beat", body)
 
     def beat() -> None:
         while True:
-            control.say("beat", {"name": name, "machine": machine_id(), "energy": meter.so_far(None)})
+            body["energy"] = meter.so_far(None)
+            control.say("beat", body)
             if over.wait(BEAT_S):
                 return
 

@@ -32,7 +32,7 @@ class Judge:
 
     def __init__(self, k: int, workload: Workload, kernels: Kernels, control: Control) -> None:
         self._k, self._workload, self._kernels, self._control = k, workload, kernels, control
-        self._asked: deque[tuple[str, dict[str, Any]]] = deque()
+        self._asked: deque[dict[str, Any]] = deque()
 
     @cached_property
     def tasks(self) -> Tasks | Sequence[Tasks]:
@@ -41,19 +41,20 @@ class Judge:
         return w.validation_tasks(self._k) if w.is_owned else self._kernels.validation
 
     def asked(self, kind: str, body: dict[str, Any]) -> bool:
-        """Keep what is asked for the next `work`; whether it is anything of this kind."""
-        if kind in ("judge", "score"):
-            self._asked.append((kind, body))
-        return kind in ("judge", "score")
+        """Keep what is asked for the next `work`; whether it was that."""
+        if kind == "score":
+            self._asked.append(body)
+        return kind == "score"
 
     def work(self) -> None:
         """Test what was asked for, and tell the figures: numbers, and nothing else of the data."""
         while self._asked:
-            kind, body = self._asked.popleft()
-            if kind == "judge":
-                self._judge(body["iteration"], body["tensors"][0])
-            else:
+            body = self._asked.popleft()
+            if body["part"] == "test":
                 self._score(body["models"], body["tensors"])
+            else:
+                for iteration, w in zip(body["models"].values(), body["tensors"], strict=True):
+                    self._judge(iteration, w)
 
     def _judge(self, iteration: int, w: np.ndarray) -> None:
         figures = self._kernels.evaluate(torch.from_numpy(w.copy()), self.tasks)
@@ -103,7 +104,9 @@ def run_held_out(k: int, control: Control, judge: Judge, incarnation: int, timeo
 
     Raises: DifnetError, if it may not take part, or the start does not come.
     """
-    control.say("register", {"agent": k, "incarnation": incarnation, "endpoint": None, "pid": os.getpid()})
+    registration = {"agent": k, "incarnation": incarnation, "endpoint": None, "pid": os.getpid()}
+    control.say("register", registration)
+    control.introduction = lambda: ("register", registration)
     control.expect("peers", 10 * timeout_s)
     if incarnation:
         event = AgentReturned(k, incarnation, 0, None, "none, since it only tests those of others").to_dict()

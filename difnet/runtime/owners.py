@@ -12,8 +12,9 @@ import numpy as np
 
 from difnet.exchange.registry import Registry
 from difnet.places import agents_text
+from difnet.record.events import LAUNCH_MODEL
+from difnet.record.final_scores import ScoredModel
 from difnet.record.recorder import Recorder
-from difnet.record.tally import ScoredModel
 
 
 class Owners:
@@ -49,7 +50,7 @@ class Owners:
         self._is_over = True
         self._registry.let_go()
 
-    def heard(self, kind: str, body: dict[str, Any], tensors: list[np.ndarray]) -> None:
+    def take(self, kind: str, body: dict[str, Any], tensors: list[np.ndarray]) -> None:
         """One of them has tested what came out, or could not."""
         agent, self._heard_at = body["agent"], time.monotonic()
         if kind == "scored":
@@ -71,7 +72,8 @@ class Owners:
         gone = {*exited, *g.lost}
         for due in g.verdicts.unasked():
             self._heard_at = time.monotonic()
-            self._registry.judge([k for k in judges["validation"] if k not in gone], due.event.iteration, due.held.w)
+            there = [k for k in judges["validation"] if k not in gone]
+            self._registry.ask_owners("validation", there, {LAUNCH_MODEL: due.event.iteration}, [due.held.w])
         if any(k not in gone and k not in g.finished for k in range(g.agents)):
             self._heard_at = time.monotonic()
             return
@@ -90,7 +92,7 @@ class Owners:
             self.untested = "none of the owners who were to test it is left"
         elif models:
             asked = {name: held.iteration for name, held in models.items()}
-            self._registry.ask_owners(sorted(who), asked, [held.w for held in models.values()])
+            self._registry.ask_owners("test", who, asked, [held.w for held in models.values()])
 
     def _end(self, gone: Collection[int]) -> None:
         silent = sorted((self._waited or set()) - set(gone))

@@ -183,6 +183,9 @@ class Reporter:
                 self._until = max(int(body["iteration"]), self.iteration)
             elif kind == "save":
                 self.saving.ask(int(body["iteration"]))
+            elif kind == "peers":  # of a launcher that took another's place: somebody may have moved between
+                for l, endpoint in body["endpoints"].items():
+                    self._transport.moved(int(l), endpoint)
             elif kind == "moved":
                 self._transport.moved(int(body["agent"]), str(body["endpoint"]))
             elif kind == "gone":

@@ -8,7 +8,8 @@ import torch
 from difnet.maths.evaluate import Measure, evaluate, query_samples
 from difnet.meta import Tasks
 from difnet.record.costs import Target
-from difnet.record.tally import ModelAt, ScoredModel
+from difnet.record.final_scores import ScoredModel
+from difnet.record.tally import ModelAt
 from difnet.system.progress import report_progress
 from difnet.workload import Workload
 

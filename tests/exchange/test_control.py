@@ -59,7 +59,8 @@ def test_measurements_that_nobody_takes_are_bounded_and_counted_and_the_end_is_n
     """Of two megabytes one is kept; how an agent ended comes after it, with a word of what is missing."""
     registry, _ = cramped
     monkeypatch.setattr(control_module, "MOST_KEPT", 2**20)
-    registry.run = {"run": "sines", "config": {"iterations": 9, "dtype": "float32"}, "topology": {"hub": None}}
+    registry.run = {"run": "sines", "life": "sines", "config": {"iterations": 9, "dtype": "float32"},
+                    "topology": {"hub": None}}  # fmt: skip
     w, body = np.zeros(2**14, np.float32), {"agent": 0, "iteration": 1}
     with Control(registry.endpoint, "secret", who="agent 0") as agent:
         agent.say("register", {"agent": 0, "incarnation": 0, "endpoint": "tcp://127.0.0.1:1", "pid": 1})

@@ -148,7 +148,7 @@ def assert_as_if_nothing_had_happened(outcome: Outcome, rounds: int = ROUNDS) ->
 def cuts_of_all(step: int) -> Iterator[int]:
     """Byte counts from the first byte of the greeting to the last one of the goodbye."""
     whole = through([]).carried
-    assert 600 < whole < 4000
+    assert 500 < whole < 4000
     yield from range(0, whole, step)
 
 

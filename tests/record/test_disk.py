@@ -126,7 +126,7 @@ def test_a_folder_that_vanishes_ends_no_run(tmp_path):
     recorder = begin(tmp_path, [])
     shutil.rmtree(recorder.folder)
     validate(recorder, 3)
-    recorder.log(2, "words\n")
+    recorder.prints.take(2, "words\n")
     summary = end(recorder, 9)
     assert summary["state"] == "done" and "run.json" in summary["unwritten"] and not recorder.folder.exists()
 

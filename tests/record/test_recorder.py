@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from difnet.config import load
-from difnet.record import recorder as module
+from difnet.record import prints as module
 from difnet.record.events import Progress, Snapshot
 from difnet.record.recorder import Recorder
 from difnet.system import energy
@@ -112,8 +112,8 @@ def test_what_an_agent_prints_is_kept_up_to_a_bound_and_the_rest_counted(monkeyp
     """Of another agent nothing is lost; no letter is cut in two."""
     monkeypatch.setattr(module, "LOG_BYTES", 11)
     for text in ("12345\n", "ääää\n", "more", "and more\n"):
-        small.log(3, text)
-    small.log(4, "12345678901")
+        small.prints.take(3, text)
+    small.prints.take(4, "12345678901")
     small.finish("stopped")
     told = (small.folder / "agents/003/log.txt").read_text().splitlines()
     assert told == ["12345", "ää", "[difnet: what agent 3 prints from here on is not kept]",

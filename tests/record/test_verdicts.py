@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from difnet.record.events import Evaluated, Judged, Measured, Snapshot, Submitted, Validated
-from difnet.record.tally import ScoredModel, Tally, of_all_owners
+from difnet.record.final_scores import ScoredModel, of_all_owners
+from difnet.record.tally import Tally
 
 W = np.zeros(3, "f4")
 

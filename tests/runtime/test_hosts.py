@@ -32,7 +32,7 @@ ME = {"agents": [0], "name": "here", "version": __version__, "run": None}
 @pytest.fixture
 def registry() -> Iterator[Registry]:
     with Registry("tcp://127.0.0.1:*", "secret", PAIR) as registry:
-        registry.run = {"run": "sines", "version": __version__, "config": {"on_failure": "restart"},
+        registry.run = {"run": "sines", "life": "sines", "version": __version__, "config": {"on_failure": "restart"},
                         "topology": {"hub": None}, "hashes": {"topology": "", "weights": ""}, "id": "", "folder": "",
                         "resumes": False}  # fmt: skip
         yield registry

@@ -155,7 +155,8 @@ def test_agents_in_the_foreground_join_a_network(tmp_path):
 
     config = load(settings={"topology": "path_graph(n=2)", "iterations": 10, "engine": "eager", "eval_tasks": 4})
     topology = load_topology(config.topology)
-    run = {"run": "foreground", "version": __version__, "config": config.model_dump(exclude_none=True),
+    run = {"run": "foreground", "life": "foreground", "version": __version__,
+           "config": config.model_dump(exclude_none=True),
            "topology": topology.to_dict(), "hashes": topology.hashes(), "id": "f", "folder": "",
            "resumes": False}  # fmt: skip
     neighbours = {0: [1], 1: [0]}
