@@ -108,25 +108,19 @@ def make_family(config: RunConfig, clients: int, own: Own | None = None, unseen:
     if unseen:
         shots, queries = config.eval_shots or shots, config.eval_queries or queries
     common = {"agents": clients, "shots": shots, "queries": queries}
-    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir, "data": None})
-    if "data" in words:
-        words |= _own_words(config, own)
-    elif own and own.data:
+    here, data = (own.here, own.data) if own else (None, None)
+    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir, "data": data or (), "here": here,
+                                                      "keeps": not config.hold_out})  # fmt: skip
+    if "data" in words and (own is None or (data is None and here != [])):
+        raise ConfigError(f"task {config.task.name!r} learns from owners' own files, and none are named; say --data "
+                          f"DIR, here or at `difnet host`, with those of the agents that run there")  # fmt: skip
+    if "data" not in words and data:
         raise ConfigError(f"task {config.task.name!r} has no use for --data, which names owners' own files; leave it "
                           f"away, or try --task table")  # fmt: skip
-    elif config.hold_out:
+    if "keeps" not in words and config.hold_out:
         raise ConfigError(f"hold_out is for owners with data of their own, and task {config.task.name!r} has its own "
                           f"validation and test tasks; leave it away, or try --task table")  # fmt: skip
     return catalog.make("tasks", config.task.name, config.task.options, **common, **words)
-
-
-def _own_words(config: RunConfig, own: Own | None) -> dict[str, Any]:
-    """What a task family is told of the data here; nothing of it stands in a configuration."""
-    here = None if own is None else own.here
-    if own is None or (own.data is None and here != []):
-        raise ConfigError(f"task {config.task.name!r} learns from owners' own files, and none are named; say --data "
-                          f"DIR, here or at `difnet host`, with those of the agents that run there")  # fmt: skip
-    return {"data": own.data or (), "here": here, "keeps": not config.hold_out}
 
 
 def make_algorithm(
