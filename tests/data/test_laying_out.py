@@ -116,7 +116,8 @@ def test_frames_of_pandas_are_read_as_pandas_has_them(place):
     pytest.importorskip("pyarrow")
     frame = pandas.DataFrame({
         "age": [31.5, None, 47.25] * 5, "ward": pandas.Categorical(["n", "s", "s"] * 5),
-        "smokes": [True, False, True] * 5, "since": pandas.date_range("2026-01-01", periods=15), "ill": ["no", "yes", "yes"] * 5,
+        "smokes": [True, False, True] * 5, "since": pandas.date_range("2026-01-01", periods=15),
+        "ill": ["no", "yes", "yes"] * 5,
     }, index=range(100, 115))  # fmt: skip
     with scratch(lambda folder: write_frames({"ash": frame}, folder)) as folder:
         schema = own_tables.schema_of(folder, "ill").schema
