@@ -1,8 +1,9 @@
 """Which file or plug-in bears this name?
 
 Plug-ins are modules of `difnet.algorithms`, `difnet.tasks`, `difnet.models` and `difnet.places`: the file `dif_maml.py`
-is called `dif-maml` and holds a factory `dif_maml`. Other packages add theirs through entry points of the same group
-("difnet.tasks"), and `module:factory` names one directly. Data files (`topologies/`, `launch/`) are found by stem.
+is called `dif-maml` and holds a factory `dif_maml`; a file may end in an underscore (`table_.py`), where the package
+has something else of its name. Other packages add theirs through entry points of the same group ("difnet.tasks"), and
+`module:factory` names one directly. Data files (`topologies/`, `launch/`) are found by stem.
 """
 
 import importlib
@@ -29,9 +30,13 @@ def names(group: str) -> list[str]:
     >>> "dif-maml" in names("algorithms")
     True
     """
-    package = importlib.import_module(f"difnet.{group}")
-    own = [m.name.replace("_", "-") for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-    return sorted({*own, *foreign(group).names})
+    return sorted({*_files(group), *foreign(group).names})
+
+
+def _files(group: str) -> dict[str, str]:
+    """The plug-ins of our own: name -> module."""
+    found = pkgutil.iter_modules(importlib.import_module(f"difnet.{group}").__path__)
+    return {m.name.rstrip("_").replace("_", "-"): m.name for m in found if not m.name.startswith("_")}
 
 
 @cache
@@ -54,8 +59,8 @@ def load(group: str, name: str) -> Callable[..., Any]:
             f"no {group.rstrip('s')} called {name!r}{did_you_mean(name, known) or '.'} "
             f"Known: {', '.join(known)}; your own is given as module:factory."
         )
-    stem = name.replace("-", "_")
-    return getattr(importlib.import_module(f"difnet.{group}.{stem}"), stem)
+    module = _files(group)[name]
+    return getattr(importlib.import_module(f"difnet.{group}.{module}"), module.rstrip("_"))
 
 
 def taken(group: str, name: str, words: Mapping[str, Any]) -> dict[str, Any]:

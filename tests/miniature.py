@@ -52,7 +52,7 @@ def home() -> Path:
 
 def options_of(name: str) -> dict[str, Any]:
     """What a family must be told to read these data sets."""
-    return _tables() if name == "table" else OPTIONS.get(name, {})
+    return OWN[name]() if name in OWN else OPTIONS.get(name, {})
 
 
 def _tables() -> dict[str, Any]:
@@ -66,6 +66,44 @@ def _tables() -> dict[str, Any]:
                      rng.choice(["no", "yes"]), f"{rng.normal(5):.3f}") for _ in range(60)]  # fmt: skip
             _csv(place / f"{owner}.csv", ("dose", "ward", "since", "ill", "weight"), rows)
     return {"data": str(place), "target": "ill"}
+
+
+def _pictures() -> dict[str, Any]:
+    """Four owners with twelve grey pictures of each of three classes."""
+    place = home() / "own-pictures"
+    if not place.is_dir():
+        rng = np.random.default_rng(2)
+        for owner in ("ash", "birch", "cedar", "date"):
+            for word in ("bolt", "gear", "nut"):
+                (place / owner / word).mkdir(parents=True)
+                for n in range(12):
+                    Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(place / owner / word / f"{n}.png")
+    return {"data": str(place), "size": 16}
+
+
+def _arrays() -> dict[str, Any]:
+    """Four owners with forty samples of two numbers."""
+    place = home() / "own-arrays"
+    if not place.is_dir():
+        rng = np.random.default_rng(3)
+        for owner in ("ash", "birch", "cedar", "date"):
+            (place / owner).mkdir(parents=True)
+            np.save(place / owner / "x.npy", rng.normal(size=(40, 2)).astype(np.float32))
+            np.save(place / owner / "y.npy", rng.integers(0, 3, 40))
+    return {"data": str(place)}
+
+
+def _classes() -> dict[str, Any]:
+    """Thirty classes of twenty samples of two numbers."""
+    place = home() / "own-classes"
+    if not place.is_dir():
+        place.mkdir()
+        np.save(place / "x.npy", np.random.default_rng(4).normal(size=(600, 2)).astype(np.float32))
+        np.save(place / "y.npy", np.arange(600) % 30)
+    return {"data": str(place), "ways": 3}
+
+
+OWN = {"table": _tables, "images": _pictures, "arrays": _arrays, "episodes": _classes}  # read with --data
 
 
 @contextmanager

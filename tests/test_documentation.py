@@ -4,9 +4,11 @@ import os
 import re
 import shlex
 import signal
+from itertools import product
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from difnet import catalog
 from difnet.cli import COMMANDS
@@ -40,6 +42,9 @@ def save_what_the_docs_have_saved(folder: Path) -> None:
     [table] = blocks(REPOSITORY / "docs" / "own-data.md", "csv")
     for name in ("ash", "birch", "oak"):
         (folder / "clients" / f"{name}.csv").write_text(table)
+    for name, word, n in product(("ash", "birch", "oak", "elm", "fir", "yew"), ("bolt", "gear"), range(10)):
+        (folder / "pics" / name / word).mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((20, 20), 10 * n + 10).save(folder / "pics" / name / word / f"{n}.png")
     [schema] = blocks(REPOSITORY / "docs" / "own-data.md", "toml")
     (folder / "schema.toml").write_text(schema)
 
@@ -190,6 +195,20 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     short = 'iterations=4, engine="eager", eval_tasks=2, tasks=1'
     assert "iterations=200" in code
     exec(compile(code.replace("iterations=200", short), "README.md", "exec"), {})
+
+
+@slow
+def test_the_python_of_own_data_runs_in_a_session_and_in_a_file(difnet, tmp_path, monkeypatch):
+    [session, module] = blocks(REPOSITORY / "docs" / "own-data.md", "python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    save_what_the_docs_have_saved(tmp_path)
+    assert session.count("iterations=200") == 2
+    exec(compile(session.replace("iterations=200", 'iterations=4, engine="eager", eval_tasks=2, tasks=1'),
+                 "own-data.md", "exec"), {})  # fmt: skip
+    (tmp_path / "mine.py").write_text(module)
+    done = difnet("launch", "--topology", "ring6", "--task", "mine:task", *SHORT)
+    assert done.status == 0, done.err
 
 
 @pytest.mark.parametrize("language", ["python", "toml"])

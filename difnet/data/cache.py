@@ -22,6 +22,7 @@ from difnet.system.folders import cache_folder, own_prefix, sweep_orphans
 
 VERSION = 1
 READING = "reading-"
+KEPT_BESIDE = ".difnet-kept"  # a folder above sources that are soon removed: what is read of them goes with them
 
 
 class Kept(NamedTuple):
@@ -87,7 +88,7 @@ def kept(
         or folders, which stand for all files below them; `private`, whether this user alone may look at what is kept.
     Raises: whatever `read` raises, and EnvironmentLacks, if the cache cannot be written; then nothing is kept.
     """
-    base = cache_folder().parent / "data"
+    base = _base(sources)
     folder = base / f"{reader.partition(' ')[0]}-{_key(reader, sources, options or {})}"
     if not (folder / "about.json").is_file():
         with _room(base):
@@ -105,6 +106,13 @@ def kept(
                 if not (folder / "about.json").is_file():  # another process was first: its entry is as good
                     raise
     return _mapped(folder)
+
+
+def _base(sources: Sequence[Path]) -> Path:
+    """The user's folder, but for files of one run alone: nobody would ever find what is kept of these again."""
+    above = sources[0].resolve().parents if sources else []
+    beside = (folder / KEPT_BESIDE for folder in above)
+    return next((folder for folder in beside if folder.is_dir()), cache_folder().parent / "data")
 
 
 def _key(reader: str, sources: Sequence[Path], options: Mapping[str, Any]) -> str:

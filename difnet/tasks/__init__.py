@@ -1,7 +1,8 @@
 """Where do an agent's tasks come from? A task family draws them.
 
 One file is one family; its factory bears the file's name and takes (agents, shots, queries), `data_dir` if it reads
-files, and its own options.
+files, and its own options. The functions here say a task with data of one's own in Python, for `difnet.launch`; a file
+of such a family ends in an underscore, since a function here has its name.
 
 Imports: errors, data, meta, maths.
 """
@@ -13,6 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from difnet.meta import Tasks
+from difnet.tasks._given import OwnTask, arrays, episodes_from, from_datasets, images, table
+
+__all__ = ["Federation", "OwnTask", "Owned", "TaskFamily", "arrays", "episodes_from", "from_datasets", "images",
+           "is_owned", "table"]  # fmt: skip
 
 
 class TaskFamily(Protocol):
@@ -67,7 +72,8 @@ class Owned(TaskFamily, Protocol):
     """A family whose data stays with its owners: a process has that of its own agents' clients, and of nobody else.
 
     Its factory takes, beside (agents, shots, queries), the keywords
-    - `data`, the path or paths of this process's own data, which is no part of a run's configuration;
+    - `data`, the path or paths of this process's own data, which is no part of a run's configuration (none, where its
+      module has the data of all);
     - `here`, the agents whose data that is (None: all of them);
     - `keeps`, whether every client keeps rows back for validation and test; False where whole owners are held out;
     - `schema`, as plain values, what the data means; None: it follows from the data.

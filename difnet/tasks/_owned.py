@@ -32,14 +32,18 @@ class Cut(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The samples of all clients here, as one kind of data has them."""
+    """The samples of all clients here, as one kind of data has them.
+
+    A unit is what rows are drawn from: a client, or in episodes one of its classes.
+    """
 
     make: Make
     example: Example
-    rows_of: Callable[[str], Indices]  # of a client, in an order that does not change
-    sizes: Mapping[str, int]  # by client
+    rows_of: Callable[[str], Indices]  # of a unit, in an order that does not change
+    sizes: Mapping[str, int]  # by unit
     targets: Mapping[str, Mapping[str, int]]  # by client: how many of each class; {} where there are none
     cautions: Sequence[str]  # what may surprise whoever learns from them
+    units: Mapping[str, Sequence[str]] | None = None  # of each client; None: a client is one
 
 
 class Owned:
@@ -53,12 +57,15 @@ class Owned:
 
     def __init__(
         self, samples: Samples, *, agents: int, shots: int, queries: int, here: Sequence[int] | None = None,
-        keeps: bool = True, support: float = 0.5, kept: float = 0.1, least: int = 10, data_seed: int = 0,
+        keeps: bool = True, whole: bool = False, ways: int | None = None,
+        support: float = 0.5, kept: float = 0.1, least: int = 10, data_seed: int = 0,
         loss: Callable[[Tensor, Tensor], Tensor], default_model: str, model_words: Mapping[str, Any],
     ) -> None:  # fmt: skip
         """
-        Args: `here`, the agents whose data this is (None: all); `keeps`, whether `kept` of each client's rows, twice,
-            are kept back for validation and test; `support`, the share of the others that is for support sets.
+        Args: `here`, the agents whose data this is (None: all); `keeps`, whether `kept` of each unit's rows, twice,
+            are kept back for validation and test; `support`, the share of the others that is for support sets;
+            `whole`, whether the samples are those of all agents' clients, though only those `here` are asked for;
+            `ways`, how many units of its client a task has, `shots` and `queries` of each (None: its only one).
         Raises: ConfigError for shares that leave nothing, and for fewer clients than agents.
         """
         least_possible = 4 if keeps else 2
@@ -71,29 +78,37 @@ class Owned:
         self.default_model, self.model_words = default_model, dict(model_words)
         self._samples, sizes = samples, samples.sizes
         self._keeps, self._support, self._kept, self._seed, self._least = keeps, support, kept, data_seed, least
+        units = samples.units or {name: [name] for name in sizes}
         few = [name for name in sorted(sizes) if sizes[name] < least]
-        self.owners = deal([name for name in sorted(sizes) if sizes[name] >= least], self.here, len(few), least)
+        self._ways, self._units = ways or 1, {client: [unit for unit in units[client] if sizes[unit] >= least]
+                                              for client in sorted(units)}  # fmt: skip
+        clients = [client for client, its in self._units.items() if len(its) >= self._ways]
+        dealt = deal(clients, range(agents) if whole else self.here, len(units) - len(clients), least)
+        self.owners = {agent: dealt[agent] for agent in self.here}
         self.cautions = [*samples.cautions, *(f"{name}: {sizes[name]} rows, fewer than {least} (task.least): left out"
-                                      for name in few)]  # fmt: skip
+                                              for name in few),
+                         *(f"{client}: {len(its)} classes that are large enough, fewer than {ways} (task.ways): left "
+                           f"out" for client, its in self._units.items() if ways and len(its) < ways)]  # fmt: skip
         self._cuts: dict[str, Cut] = {}
 
     def draw(self, agent: int | None, count: int, rng: np.random.Generator) -> Tasks:
         """Training tasks, each of one of the agent's clients, all alike likely.
 
-        `shots` of its support rows and `queries` of its query rows: without replacement where there are as many.
+        `shots` of its support rows and `queries` of its query rows: without replacement where there are as many. In
+        episodes so many of each of `ways` classes, which are others and in another order in each task.
 
         Raises: ConfigError for an agent whose data is not here.
         """
-        clients = self._choose(agent, count, rng)
-        cuts = [self._cut(client) for client in clients]
-        return self._tasks([cut.support for cut in cuts], [cut.query for cut in cuts], rng)
+        tasks = self._choose_cuts(agent, count, rng)
+        return self._tasks([[cut.support for cut in cuts] for cuts in tasks],
+                           [[cut.query for cut in cuts] for cuts in tasks], rng)  # fmt: skip
 
     def draw_alike(self, agent: int | None, count: int, rng: np.random.Generator) -> Tasks:
         """As `draw`, of the same clients, with all rows for training drawn alike."""
-        cuts = [self._cut(client) for client in self._choose(agent, count, rng)]
-        n = self.shots + self.queries
-        both = np.stack([some(cut.training, n, rng) for cut in cuts])
-        return self._samples.make(both[:, : self.shots], both[:, self.shots :])
+        n, tasks = self.shots + self.queries, self._choose_cuts(agent, count, rng)
+        both = np.array([[some(cut.training, n, rng) for cut in cuts] for cuts in tasks])
+        support, query = np.split(both, [self.shots], axis=2)  # (count, ways, of each)
+        return self._samples.make(support.reshape(count, -1), query.reshape(count, -1))
 
     def draw_kept(self, agent: int, part: str, count: int, rng: np.random.Generator) -> Tasks:
         """As `draw`, with query rows of those that the client keeps back for "validation" or "test".
@@ -103,8 +118,9 @@ class Owned:
         if not self._keeps or part not in PARTS:
             raise ConfigError(f"no rows are kept back for {part!r} here; they are kept for {' and '.join(PARTS)}, "
                               f"where owners are not held out as a whole")  # fmt: skip
-        cuts = [self._cut(client) for client in self._choose(agent, count, rng)]
-        return self._tasks([cut.support for cut in cuts], [getattr(cut, part) for cut in cuts], rng)
+        tasks = self._choose_cuts(agent, count, rng)
+        return self._tasks([[cut.support for cut in cuts] for cuts in tasks],
+                           [[getattr(cut, part) for cut in cuts] for cuts in tasks], rng)  # fmt: skip
 
     def example(self, count: int, rng: np.random.Generator) -> Tasks:
         """Tasks of nobody's data, in the shapes of everybody's."""
@@ -119,17 +135,20 @@ class Owned:
         return np.array([self._training(client) for client in self._choose(agent, count, rng)], dtype=np.int64)
 
     def manifest(self) -> dict[str, Any]:
-        """Who of those here has how many rows of which part, and a hash of which of its own: nothing of their cells.
+        """Who of those here has how many rows of which part, and a hash of which of its own: nothing of what they hold.
 
         "agents" are those of "here", in that order.
         """
 
         def told(client: str) -> dict[str, Any]:
-            places, bounds = self._places(client)
-            sizes = np.diff([0, *bounds, len(places)]).tolist()
-            counts = {part: n for part, n in zip(Cut._fields, sizes, strict=False) if part not in PARTS or self._keeps}
-            digest = hashlib.sha256(f"{sizes}".encode() + places.astype("<i8").tobytes()).hexdigest()[:16]
-            return {"client": client, **counts, "rows": digest}
+            each = [self._places(unit) for unit in self._units[client]]
+            sizes = [np.diff([0, *bounds, len(places)]) for places, bounds in each]
+            counts = {part: int(n) for part, n in zip(Cut._fields, np.sum(sizes, axis=0), strict=False)
+                      if part not in PARTS or self._keeps}  # fmt: skip
+            digest = hashlib.sha256()
+            for (places, _), size in zip(each, sizes, strict=True):
+                digest.update(f"{size.tolist()}".encode() + places.astype("<i8").tobytes())
+            return {"client": client, **counts, "rows": digest.hexdigest()[:16]}
 
         division = {"support": self._support, "kept": self._kept if self._keeps else 0.0, "least": self._least,
                     "data_seed": self._seed}  # fmt: skip
@@ -159,30 +178,41 @@ class Owned:
         clients = self._clients(agent)
         return [clients[n] for n in rng.integers(len(clients), size=count)]
 
-    def _tasks(self, support: Sequence[Indices], query: Sequence[Indices], rng: np.random.Generator) -> Tasks:
-        s, q = ([some(rows, n, rng) for rows in part] for part, n in ((support, self.shots), (query, self.queries)))
+    def _choose_cuts(self, agent: int | None, count: int, rng: np.random.Generator) -> list[list[Cut]]:
+        """For each of so many tasks the parts of its units: of one client, or of `ways` of its classes."""
+        its = [self._units[client] for client in self._choose(agent, count, rng)]
+        if self._samples.units is not None:
+            its = [[units[n] for n in rng.permutation(len(units))[: self._ways]] for units in its]
+        return [[self._cut(unit) for unit in units] for units in its]
+
+    def _tasks(
+        self, support: Sequence[Sequence[Indices]], query: Sequence[Sequence[Indices]], rng: np.random.Generator
+    ) -> Tasks:
+        s, q = ([np.concatenate([some(rows, n, rng) for rows in units]) for units in part]
+                for part, n in ((support, self.shots), (query, self.queries)))  # fmt: skip
         return self._samples.make(np.stack(s), np.stack(q))
 
     def _training(self, client: str) -> int:
-        return self._samples.sizes[client] - 2 * self._kept_rows(client)
+        return sum(self._samples.sizes[unit] - 2 * self._kept_rows(unit) for unit in self._units[client])
 
-    def _kept_rows(self, client: str) -> int:
-        """How many rows a client keeps back for each part: one at least."""
-        return max(1, int(self._kept * self._samples.sizes[client] + 0.5)) if self._keeps else 0
+    def _kept_rows(self, unit: str) -> int:
+        """How many rows a unit keeps back for each part: one at least."""
+        return max(1, int(self._kept * self._samples.sizes[unit] + 0.5)) if self._keeps else 0
 
-    def _cut(self, client: str) -> Cut:
-        """The rows of a client's parts."""
-        if client not in self._cuts:
-            places, bounds = self._places(client)
-            rows = self._samples.rows_of(client)[places]
+    def _cut(self, unit: str) -> Cut:
+        """The rows of a unit's parts."""
+        if unit not in self._cuts:
+            places, bounds = self._places(unit)
+            rows = self._samples.rows_of(unit)[places]
             support, query, validation, test = np.split(rows, bounds)
-            self._cuts[client] = Cut(support, query, validation, test, rows[: bounds[1]])
-        return self._cuts[client]
+            self._cuts[unit] = Cut(support, query, validation, test, rows[: bounds[1]])
+        return self._cuts[unit]
 
-    def _places(self, client: str) -> tuple[Indices, tuple[int, int, int]]:
-        """The same, counted among the client's own rows, which is the same wherever its data lies; and where to cut."""
-        training, kept = self._training(client), self._kept_rows(client)
-        order = data_generator(self._seed, number_of(client)).permutation(self._samples.sizes[client])
+    def _places(self, unit: str) -> tuple[Indices, tuple[int, int, int]]:
+        """The same, counted among the unit's own rows, which is the same wherever its data lies; and where to cut."""
+        size, kept = self._samples.sizes[unit], self._kept_rows(unit)
+        training = size - 2 * kept
+        order = data_generator(self._seed, number_of(unit)).permutation(size)
         support = min(max(1, int(self._support * training + 0.5)), training - 1)
         bounds = (support, training, training + kept)
         return np.concatenate([np.sort(part) for part in np.split(order, bounds)]), bounds
@@ -201,14 +231,14 @@ def deal(clients: Sequence[str], here: Sequence[int], left_out: int = 0, least: 
     if len(clients) < len(here):
         besides = f"; {left_out} more have fewer than {least} rows (task.least) and are left out" if left_out else ""
         raise ConfigError(f"{len(clients)} clients for {len(here)} agents here{besides}. Every agent needs one of its "
-                          f"own: give {len(here)} tables or more, or take fewer agents.")  # fmt: skip
+                          f"own: give data of {len(here)} clients or more, or take fewer agents.")  # fmt: skip
     runs = np.array_split(np.array(clients, object), len(here))
     return {agent: list(names) for agent, names in zip(here, runs, strict=True)}
 
 
-def number_of(client: str) -> int:
-    """The number by which a client's randomness is known: of its name alone, below 2^56."""
-    return int.from_bytes(hashlib.sha256(client.encode()).digest()[:7], "big")
+def number_of(unit: str) -> int:
+    """The number by which a unit's randomness is known: of its name alone, below 2^56."""
+    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:7], "big")
 
 
 def some(rows: Indices, n: int, rng: np.random.Generator) -> Indices:

@@ -1,5 +1,6 @@
 """How does a RunConfig become a workload? Plug-ins are found, fitted together and tried once, or refused."""
 
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -108,25 +109,31 @@ def make_family(config: RunConfig, clients: int, own: Own | None = None, unseen:
     if unseen:
         shots, queries = config.eval_shots or shots, config.eval_queries or queries
     common = {"agents": clients, "shots": shots, "queries": queries}
-    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir})
-    if catalog.taken("tasks", config.task.name, {"here": None}):
-        words |= _own_words(config, own)
+    words = catalog.taken("tasks", config.task.name, {"data_dir": config.data_dir, "keeps": not config.hold_out,
+                                                      "here": own.here if own else None})  # fmt: skip
+    if _reads_own(config.task.name):
+        words |= {"data": _own_data(config, own)}
     elif own and own.data:
         raise ConfigError(f"task {config.task.name!r} has no use for --data, which names owners' own files; leave it "
                           f"away, or try --task table")  # fmt: skip
-    elif config.hold_out:
+    if "keeps" not in words and config.hold_out:
         raise ConfigError(f"hold_out is for owners with data of their own, and task {config.task.name!r} has its own "
                           f"validation and test tasks; leave it away, or try --task table")  # fmt: skip
     return catalog.make("tasks", config.task.name, config.task.options, **common, **words)
 
 
-def _own_words(config: RunConfig, own: Own | None) -> dict[str, Any]:
-    """What a task family is told of the data here; nothing of it stands in a configuration."""
-    here = None if own is None else own.here
-    if own is None or (own.data is None and here != []):
+def _reads_own(task: str) -> bool:
+    """Whether a task family reads the files that --data names: its factory says `data = ()`."""
+    word = inspect.signature(catalog.load("tasks", task)).parameters.get("data")
+    return word is not None and word.default == ()
+
+
+def _own_data(config: RunConfig, own: Own | None) -> Any:
+    """What a task family is told of where the data here lies; no configuration says it."""
+    if own is None or (own.data is None and own.here != []):
         raise ConfigError(f"task {config.task.name!r} learns from owners' own files, and none are named; say --data "
                           f"DIR, here or at `difnet host`, with those of the agents that run there")  # fmt: skip
-    return {"data": own.data or (), "here": here, "keeps": not config.hold_out}
+    return own.data or ()
 
 
 def make_algorithm(

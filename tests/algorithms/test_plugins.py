@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +19,12 @@ from difnet.maths.flat import FlatModel, flatten
 from difnet.maths.optimizers import OPTIMIZERS
 from difnet.meta import Tasks
 from difnet.workload import TaskStream
-from difnet.workload.building import build
+from difnet.workload.building import Own, build
 from difnet.workload.kernels import flat_adapt
 from tests import miniature
 
 AGENTS = 4
-OWNED = ("table",)  # nobody has the data of all
+OWNED = ("table", "images", "arrays")  # nobody has the data of all
 REPEAT = {"recommendation": "two records of a user may have the same features, after the same past"}
 
 
@@ -58,8 +59,10 @@ def workload(case=("dif-maml", {}, "adam"), hub=None, **settings):
         settings |= {"task": {"name": task, **miniature.options_of(task)}, "data_dir": str(miniature.home())}
         model = settings.get("model") or family(task).default_model
         settings["model"] = {"name": model, **miniature.SMALL.get(model, {})}
+    data = settings["task"].pop("data", None) if isinstance(settings.get("task"), dict) else None
     with miniature.kept_apart():
-        return build(config.load(settings=settings), AGENTS + (hub is not None), hub)
+        own = Own(Path(data)) if data else None
+        return build(config.load(settings=settings), AGENTS + (hub is not None), hub, own=own)
 
 
 def on_a_star(case):

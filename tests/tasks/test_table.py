@@ -10,7 +10,7 @@ import torch
 from difnet import catalog, config
 from difnet.errors import ConfigError, DataError
 from difnet.tasks._owned import deal
-from difnet.tasks.table import table
+from difnet.tasks.table_ import table
 from difnet.workload.building import Own, build
 
 ILL = ("no", "yes", "yes")
