@@ -134,7 +134,7 @@ def test_zeromq_lives_in_the_sockets_and_the_control_plane():
     assert files_that_import({"zmq"}, late=True) == {"system/machine", "doctor/software"}
     plain = {"socket", "asyncio", "http"}
     assert files_that_import(plain) | files_that_import(plain, late=True) == {
-        "exchange/addresses", "exchange/proxy", "report/web_server", "system/tampering"
+        "exchange/addresses", "exchange/knocking", "exchange/proxy", "report/web_server", "system/tampering"
     }  # fmt: skip
 
 
