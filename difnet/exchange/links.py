@@ -153,12 +153,16 @@ class Link:
 
         Args: `alone`, whether it makes the states before it useless, as in rounds that are not in step.
         """
-        before = [t for t in self.told if t.step <= self.first] if alone else self.told
-        self.told = [*before[1 - MOST_TOLD :], told]
+        if alone:
+            self.told = [t for t in self.told if t.step <= self.first]
+        self.told.append(told)
+        if len(self.told) > MOST_TOLD:
+            del self.told[0]
 
     def forget(self, step: int, but_the_newest: bool = False) -> None:
         """The other end has got everything up to this step."""
-        self.told = [told for told in self.told if told.step > step or (but_the_newest and told is self.told[-1])]
+        while len(self.told) > but_the_newest and self.told[0].step <= step:
+            del self.told[0]
 
     @property
     def lacks(self) -> int:

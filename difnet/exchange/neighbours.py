@@ -294,7 +294,8 @@ class Neighbours:
         if kind == "resume":
             self.mending.answer(stranger, link, hello["lacks"], self.now)
             return
-        self.lose(link, BROKE) if link.phase == ACTIVE else None  # it has given up this epoch, or is a new process
+        if link.phase == ACTIVE:  # there it has been given up already, or it is a new process
+            self.lose(link, BROKE)
         begun = link.epoch + (link.phase != JOINING)  # an epoch that was offered in vain is offered again
         link.epoch = max(begun, hello["epoch"] + 1)
         link.phase, link.first, link.heard_at = JOINING, max(self.next_round, hello["round"]), self.now

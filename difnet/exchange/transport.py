@@ -38,7 +38,8 @@ class Transport:
     Args: `lag` is None for synchronous rounds, else how many rounds old a combined state may be (0: the newest state
         is taken, if it is of the round or a later one); `must`: whether a state waits while there is no room for it
         (as in synchronous rounds) or is dropped; `catch_up`: who is more rounds behind than that when an edge comes
-        back leaves them out; `lost` and `back` hear of every neighbour that is left behind, and that has come back.
+        back leaves them out; `lost` and `back` hear of every neighbour that is left behind, and that has come back;
+        `healed` of every connection that broke and is whole again, of which the rounds notice nothing.
     """
 
     def __init__(

@@ -236,7 +236,8 @@ class Simulation:
         calls, answers = int(self._heard.sum()), int(self._uploads.sum())
         is_hub = k == self.workload.hub
         sent, heard = (calls, answers) if is_hub else (int(self._uploads[k]), int(self._heard[k]))
-        counters = Counters(sent * self._state_bytes, 0, sent, sent, heard * self._state_bytes)
+        counters = Counters(payload_bytes=sent * self._state_bytes, messages=sent, states=sent,
+                            heard_payload_bytes=heard * self._state_bytes)  # fmt: skip
         served = Served(answers, int(self._steps_done.sum()), self._abandoned, self._taken) if is_hub else None
         return Account(counters, int(self._steps_done[k]), served)
 

@@ -113,6 +113,20 @@ def broke(folder: Path, used: tuple[int, int] = (19, 19), first: tuple[int, int]
     summarise(folder, missed_exchanges=10)
 
 
+def healed(folder: Path, states: int) -> None:
+    """A connection that broke and came back, and how many states 1 sent to 0, one of them again."""
+    insert(folder, {"event": "LinkHealed", "agent": 1, "neighbour": 0, "iteration": 20, "epoch": 1, "seconds": 0.1,
+                    "resent": 1})  # fmt: skip
+    edge(folder, 1, 0, payload_bytes=states * 7044, resent=1)
+
+
+@pytest.mark.slow
+def test_a_state_that_a_cut_made_to_be_sent_again_is_as_it_should_be(copied):
+    healed(copied, 41)
+    assert failed(judge(copied)) == set()
+    assert "1 sent again" in words_of(judge(copied), "exchanges")
+
+
 @pytest.mark.slow
 def test_a_run_that_nothing_disturbed_passes_every_check_and_so_does_its_copy(honest, copied):
     for folder in (honest, copied):
@@ -242,6 +256,9 @@ WRONG: dict[str, tuple[str, Edit, str]] = {  # what is wrong -> the check that f
     "a round used twice": ("rounds", lambda f: edge(f, 0, 1, combined=41), "combined in 41 of 40 rounds"),
     "a round neither used nor missed": ("rounds", lambda f: edge(f, 0, 1, combined=39), "combined 79, missed 0"),
     "a state that nobody sent": ("exchanges", lambda f: edge(f, 1, 0, payload_bytes=39 * 7044), "1 sent 39"),
+    "a state sent twice for no reason": (
+        "exchanges", lambda f: edge(f, 1, 0, payload_bytes=41 * 7044, resent=1), "came back it told 0"),
+    "a state that was only sent again": ("exchanges", lambda f: healed(f, 40), "1 sent 39"),
     "half a state": ("exchanges", lambda f: edge(f, 1, 0, payload_bytes=40 * 7044 + 1), "7044 each"),
     "more heard than sent": ("exchanges", lambda f: counted(f, 2, heard_payload_bytes=10**9), "it heard 1000000000"),
     "a miss without a loss": ("missed", lambda f: counted(f, 4, missed=1), "lost no neighbour"),

@@ -131,7 +131,8 @@ def test_frames_of_pandas_are_read_as_pandas_has_them(place):
     assert np.array_equal(np.diff(by_name["since"]), np.ones(14))
 
 
-@pytest.mark.parametrize("frame", [[1, 2], {"a": [object()]}, {"a": [1, 2], "b": [1]}, 3, None], ids=str)
+@pytest.mark.parametrize("frame", [[1, 2], {"a": [object()]}, {"a": [1, 2], "b": [1]}, 3, None],
+                         ids=["a list", "objects", "two lengths", "a number", "nothing"])  # fmt: skip
 def test_what_is_no_frame_is_refused_by_client(place, frame):
     pytest.importorskip("pyarrow")
     with pytest.raises(DataError, match=r"client 'ash': a .* cannot be written as a table"):

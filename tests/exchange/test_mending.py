@@ -204,20 +204,35 @@ def test_a_hub_and_its_client_do_not_lose_a_call_or_its_answer():
         assert outcome.heard == [[100.0 + i for i in range(6)], [float(i) for i in range(7)]]
 
 
-def test_a_cut_while_one_end_computes_a_long_step_is_mended_by_its_helper_thread(monkeypatch):
+def test_a_cut_while_one_end_computes_a_long_step_is_mended_by_its_helper_thread():
     """The step is longer than the grace: whoever waits for it meanwhile has nothing to complain of."""
-    monkeypatch.setattr(mending, "GRACE_S", 1.0)
-    healed = threading.Event()
 
     def run(transport: Transport, heard: list[float]) -> None:
         me = transport.identity.agent
         for i in range(2):
             if i == 1 and me == 0:
-                assert not healed.wait(2.5)  # the long step
-            heard += [float(v[0]) for v in transport.exchange(i, PHI + 100 * me + i).values()]
+                assert not threading.Event().wait(2.5)  # the long step
+            heard += [float(v[0]) for v in transport.exchange(i, np.full(1000, 100 * me + i, "f4")).values()]
 
-    outcome = through([700], run=run)
+    outcome = through([10_500], length=1000, run=run)
     assert outcome.heard == [[100.0, 101.0], [0.0, 1.0]] and outcome.lost == [] and outcome.breaks == 1
+
+
+def test_a_cut_while_one_end_is_stopped_is_mended_when_it_goes_on(monkeypatch):
+    """Neither its loop nor its helper thread gets at the sockets for half a second, as if it were stopped."""
+    monkeypatch.setattr(mending, "GRACE_S", 20.0)
+
+    def run(transport: Transport, heard: list[float]) -> None:
+        me = transport.identity.agent
+        for i in range(ROUNDS):
+            if i == 1 and me == 0:
+                with transport._lock:
+                    assert not threading.Event().wait(0.5)
+            heard += [float(v[0]) for v in transport.exchange(i, np.full(1000, 100 * me + i, "f4")).values()]
+
+    outcome = through([10_500], length=1000, run=run)  # within the first state of round 1
+    assert_as_if_nothing_had_happened(outcome)
+    assert outcome.breaks == 1 and outcome.healed
 
 
 def test_a_connection_that_never_carries_a_state_is_given_up(monkeypatch):

@@ -297,7 +297,7 @@ class Flipping(Lazy):
     ([(torch.zeros(2), "cat")] * 40, "classes are numbers from 0 on"),
     (Flipping(0), "is another one when it is read again"),
     ([(torch.zeros(2 + (n == 20)), n % 2) for n in range(40)], r"item 20: x is float32 \(3,\)"),
-], ids=str)  # fmt: skip
+], ids=["a stream", "empty", "objects", "no pair", "a dict", "words", "random", "two shapes"])  # fmt: skip
 def test_what_is_no_data_set_by_index_is_refused_with_the_remedy(given, said):
     with pytest.raises((ConfigError, DataError), match=said):
         tasks.from_datasets({"ash": given})(agents=1, shots=2, queries=2)
