@@ -20,8 +20,8 @@ from difnet.cli import following, options
 def command(run: str, first: int | None, home: str, **given: Any) -> int:
     """Have RUN go on where every agent has a checkpoint: it ends in the bits of a run that nothing ever stopped.
 
-    If only its launcher was killed, and hosts on other machines still live (place expected), nothing is done again: they are
-    listened to, as they go on.
+    If only its launcher was killed, and hosts that you started still live (place expected), nothing is done again: they
+    are listened to, as they go on.
 
     RUN is a folder, a name, its beginning, or "latest": of a run that was killed, stopped or failed, or that is to do
     more iterations. Checkpoints lie in its folder, or on each host that cannot see that, in $DIFNET_CHECKPOINTS or the
