@@ -22,7 +22,7 @@ from difnet.cli import following, options
 def command(run: str, first: int | None, home: str, data: Path | None, **given: Any) -> int:
     """Have RUN go on where every agent has a checkpoint: it ends in the bits of a run that nothing ever stopped.
 
-    If only its launcher was killed, and hosts on other machines still live (place expected), nothing is done again:
+    If only its launcher was killed, and hosts that you started still live (place expected), nothing is done again:
     they are listened to, as they go on.
 
     RUN is a folder, a name, its beginning, or "latest": of a run that was killed, stopped or failed, or that is to do

@@ -65,9 +65,12 @@ class Members:
 
     def is_known_again(self, agent: int, one: Introduced) -> bool:
         """Whether this is the very process that another registry had introduced, heard here for the first time."""
-        is_unheard = agent in self._unheard and one.incarnation >= self.agents[agent].incarnation
-        self._unheard -= {agent} if is_unheard else set()
-        return is_unheard and one == self.agents[agent]
+        if agent not in self._unheard or one.incarnation < self.agents[agent].incarnation:
+            return False
+        is_same = one == self.agents[agent]
+        if is_same or one.incarnation > self.agents[agent].incarnation:
+            self._unheard.remove(agent)
+        return is_same
 
     def host_heard(self, name: str) -> None:
         """A host has said that it is there, or another one is there in its place."""

@@ -263,7 +263,7 @@ class Registry:
 
     def _serve(self, message: Message) -> Iterator[Told]:
         sender, kind, body, tensors = message
-        if kind not in SELDOM and (agent := body.get("agent")) in self._agents:
+        if kind not in (*SELDOM, "register") and (agent := body.get("agent")) in self._agents:
             self._connect(agent, sender)  # its connection may be a new one
         if kind == "configuration?":
             yield from self._introduce(sender, body)

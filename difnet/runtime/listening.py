@@ -65,7 +65,7 @@ class Launch:
             self.registry.begin(0)
         while len(self._exited) < self._agents:
             for kind, body, tensors in self.registry.listen(0.1):
-                if kind != "beat":  # which says that a host is there, and not that anything goes on
+                if kind not in ("beat", "mark"):  # they say that somebody is there, and not that anything goes on
                     self._heard_at = time.monotonic()
                 self._take(kind, body, tensors)
             say_alive()

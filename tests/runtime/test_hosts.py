@@ -365,3 +365,39 @@ def test_the_token_is_told_to_the_user_and_stands_in_no_file_of_the_run(running,
     _, err = launcher.communicate(timeout=60)
     token = re.findall(r"DIFNET_TOKEN=([0-9a-f]{32}) difnet host", err)[0]
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
+
+
+def test_who_is_left_of_a_run_that_went_on_from_checkpoints_is_told_to_end(registry):
+    """It was out of reach when that was decided; one of another run with the same token is only not heard."""
+    registry.run = registry.run | {"life": "sines#2"}
+    energy = estimate(None)
+    where = registry.endpoint
+    with Control(where, "secret", "sines#1") as old, Control(where, "secret", "cosines#1") as other:
+        for host in (other, old):
+            host.say("beat", {"name": "here", "machine": "", "energy": energy})
+        until(lambda: [*registry.listen(0.01)] or registry.refused == 2, "both refusals", 10)
+        assert until(lambda: old.hear(0.1), "an answer", 10) == ("end", {})
+        assert other.hear(0.0) is None
+
+
+def test_a_registry_that_takes_anothers_place_knows_processes_again_and_no_others(registry):
+    """Who has no name there is asked for it, once; the same process is let in, and one that it replaced is not."""
+    at = {"agent": 0, "incarnation": 1, "endpoint": "tcp://127.0.0.1:1", "pid": 7}
+    registry.inherit({"agents": {"0": [1, at["endpoint"], 7], "1": [0, "tcp://127.0.0.1:2", 8]}, "gone": [],
+                      "hosts": {"here": [0, 1]}}, 0, 3)  # fmt: skip
+    with Control(registry.endpoint, "secret", "sines") as known, Control(registry.endpoint, "secret", "sines") as old:
+        known.introduction = lambda: ("register", at)
+        known.say("note", {"text": "said before it was asked"})
+        heard = []
+
+        def listen() -> list:
+            known.hear(0.0)
+            heard.extend(registry.listen(0.01))
+            return [kind for kind, *_ in heard if kind == "note"]
+
+        assert len(until(listen, "the note", 10)) == 1
+        assert [kind for kind, *_ in heard if kind != "mark"] == ["adopted", "note"]
+        for other in (at | {"incarnation": 0}, at | {"agent": 1, "incarnation": 0, "pid": 9}):
+            old.say("register", other)
+            kind, body = until(lambda: [*registry.listen(0.01)] or old.hear(0.0), "an answer", 10)
+            assert kind == "refused" and "it is registered already" in body["reason"]

@@ -172,7 +172,7 @@ def test_agents_in_the_foreground_join_a_network(tmp_path):
         deadline = time.monotonic() + 60
         while any(agent.poll() is None for agent in agents) and time.monotonic() < deadline:
             for kind, body, _ in registry.listen(0.1):
-                assert kind in KINDS or kind in ("note", "prepared", "exited")
+                assert kind in KINDS or kind in ("note", "prepared", "exited", "mark")
                 if kind == "Finished":
                     finished.add((body["agent"], body["iteration"], body["state"]))
         assert finished == {(k, 10, "done") for k in neighbours}
