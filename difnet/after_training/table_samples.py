@@ -102,8 +102,8 @@ def _cautions(own: OneTable, fitted: Indices, schema: Schema) -> list[str]:
             told.append(f"column {column.name!r} is the same in all rows that the model is fitted to: nobody knows how "
                         f"to scale it, and rows where it differs may be predicted badly")  # fmt: skip
     if schema.target.kind == "regression":
-        same = ["the target is the same in all rows that the model is fitted to"] * (targets.min() == targets.max())
-        return told + same
+        same = targets.min() == targets.max()
+        return told + (["the target is the same in all rows that the model is fitted to"] if same else [])
     lacking = [word for n, word in enumerate(schema.target.classes) if not (targets == n).any()]
     return told + [f"no row that the model is fitted to is of class {word!r}" for word in lacking]
 
