@@ -42,6 +42,7 @@ def command(
     Examples:
       difnet evaluate latest --tasks 100
       difnet evaluate latest --steps 1,2,3 --shots 5 --json
+      difnet evaluate runs/clinics --data other-clinics --tasks 100
     """
     import json
 

@@ -39,6 +39,7 @@ def command(run: str, format_: str, output: Path | None, force: bool, home: str,
     Examples:
       difnet export latest --format safetensors
       difnet export latest --format torch -o shared/sinusoids.pt --json
+      difnet export clinic.safetensors --format onnx -o shared/clinic/model.onnx
       difnet export compose --topology "cycle_graph(n=5)" -o docker-compose.yml
     """
     import json

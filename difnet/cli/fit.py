@@ -36,6 +36,7 @@ def command(
     Examples:
       difnet fit latest --support mine.csv --steps 5 -o mine.safetensors
       difnet fit latest --support mine.csv --query more.csv --inner-lr 0.005 -o mine.safetensors --force --json
+      difnet fit runs/clinics --support new-clinic.csv -o clinic.safetensors
     """
     import json
 

@@ -29,9 +29,9 @@ def command(
 
     \b
     Examples:
-      difnet predict clinic.safetensors new.csv
-      difnet predict clinic.safetensors new.csv --keep age,ward -o predicted.csv --force
-      difnet predict clinic.safetensors new.csv --keep-all --json
+      difnet predict clinic.safetensors new-patients.csv
+      difnet predict clinic.safetensors new-patients.csv --keep age,ward -o predicted.csv
+      difnet predict clinic.safetensors new-patients.csv --keep-all --json
     """
     from difnet.after_training.export import refuse_existing, write_whole
     from difnet.after_training.prediction import predict
