@@ -21,6 +21,7 @@ SHORT = ("--iterations", "4", "--tasks", "1", "--eval-tasks", "2", "--eval-every
 COMPILING_S = 400  # some of them compile, on two busy cores and with nothing in the cache
 NEEDS_A_RUN = ("watch", "logs", "check", "report", "compare", "evaluate", "fit", "export")
 slow = pytest.mark.slow
+RUNS = ("launch", "simulate")
 PLUMBING = ("host", "agent", "bench")  # they need a registry, or minutes; tested elsewhere
 
 
@@ -38,15 +39,30 @@ def save_what_the_docs_have_saved(folder: Path) -> None:
     [samples] = blocks(REPOSITORY / "docs" / "after-training.md", "csv")
     for name in ("mine.csv", "more.csv"):
         (folder / name).write_text(samples)
-    (folder / "clients").mkdir()
     [table] = blocks(REPOSITORY / "docs" / "own-data.md", "csv")
-    for name in ("ash", "birch", "oak"):
-        (folder / "clients" / f"{name}.csv").write_text(table)
+    head, *rows = table.splitlines()
+    whole = "\n".join([head, *rows * 5]) + "\n"
+    for place, names in (("clients", "ash birch elm fir oak yew"), ("other-clinics", "bay rowan")):
+        (folder / place).mkdir()
+        for name in names.split():
+            (folder / place / f"{name}.csv").write_text(whole)
+    (folder / "new-clinic.csv").write_text(whole)
+    (folder / "new-patients.csv").write_text("\n".join(line.rpartition(",")[0] for line in [head, *rows]) + "\n")
     for name, word, n in product(("ash", "birch", "oak", "elm", "fir", "yew"), ("bolt", "gear"), range(10)):
         (folder / "pics" / name / word).mkdir(parents=True, exist_ok=True)
         Image.effect_noise((20, 20), 10 * n + 10).save(folder / "pics" / name / word / f"{n}.png")
     [schema] = blocks(REPOSITORY / "docs" / "own-data.md", "toml")
     (folder / "schema.toml").write_text(schema)
+
+
+def learn_from_clinics(difnet, folder: Path) -> None:
+    """The launch model of the clients' tables that the documentation goes on with, and one that is fitted."""
+    done = difnet("simulate", "--topology", "ring6", "--task", "table", "--data", "clients", "--target", "ill",
+                  "--name", "clinics", "--quiet", *SHORT)  # fmt: skip
+    assert done.status == 0, done.err
+    done = difnet("fit", "runs/clinics", "--support", "new-clinic.csv", "-o", "clinic.safetensors")
+    assert done.status == 0, done.err
+    (folder / "runs" / "latest").unlink()
 
 
 def documented() -> list[str]:
@@ -80,7 +96,7 @@ def examples() -> dict[str, list[str]]:
 def shortened(line: str) -> list[str]:
     """The arguments of a `difnet` line, made short enough for a test where it runs a network."""
     arguments = shlex.split(line, comments=True)[1:]
-    runs_a_network = arguments[0] in ("launch", "simulate") and "--help" not in arguments
+    runs_a_network = arguments[0] in RUNS and "--help" not in arguments
     return [*arguments, *SHORT] if runs_a_network else arguments
 
 
@@ -137,7 +153,11 @@ def test_a_documented_command_works(line, difnet, running, tmp_path):
         pytest.skip("measured, not tested: it takes minutes")
     if why := lacking(line):
         pytest.skip(why)
-    if line.split()[1] in NEEDS_A_RUN or "from:" in line:
+    if line.split()[1] not in RUNS and ("clinic.safetensors" in line or "runs/clinics" in line):
+        learn_from_clinics(difnet, tmp_path)
+        if line.startswith("difnet fit"):
+            (tmp_path / "clinic.safetensors").unlink()
+    elif line.split()[1] in NEEDS_A_RUN or "from:" in line:
         for _ in range(2):
             assert difnet("simulate", "--topology", "ring6", *SHORT, "--quiet").status == 0
     if line.startswith(("difnet stop", "difnet chaos")):
@@ -155,6 +175,9 @@ def test_every_example_behind_help_works(examples, difnet, running, tmp_path):
     names = [f"2026-11-20_14-0{n}-22_ring40_dif-maml_s0" for n in range(2)]
     for name in names:
         assert difnet("simulate", "--topology", "ring6", "--name", name, *SHORT, "--quiet").status == 0
+    learn_from_clinics(difnet, tmp_path)
+    (tmp_path / "clinic.safetensors").unlink()  # an example of `difnet fit` makes it
+    (tmp_path / "runs" / "latest").symlink_to(names[1])
     failed = {}
     for command, lines in examples.items():
         for line in lines if not command.endswith(PLUMBING) else []:

@@ -1,4 +1,4 @@
-"""What can be done with a launch model afterwards? Test it, fit it to somebody's samples, export it with its card.
+"""What can be done with a launch model afterwards? Test it, fit it to somebody's samples, predict, export.
 
-Imports: errors, system, config, data, meta, maths, launch_models, record, workload, runtime.
+Imports: errors, system, catalog, config, data, meta, maths, tasks, launch_models, record, workload, runtime.
 """

@@ -5,26 +5,26 @@ The tasks may be the run's own test tasks or others: of another family, of data 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from difnet import config
+from difnet.after_training.other_owners import figures_of, of_owners, others_of
 from difnet.errors import ConfigError
 from difnet.launch_models import LaunchModel
 from difnet.maths.evaluate import query_samples
 from difnet.maths.flat import FlatModel
 from difnet.maths.scores import interval
-from difnet.meta import Batch, Tasks
+from difnet.meta import Tasks
 from difnet.record import finding
 from difnet.record.events import LAUNCH_MODEL
 from difnet.record.tally import ModelAt
 from difnet.runtime.testing import score_models
 from difnet.system.machine import torch_settings
 from difnet.workload import Workload
-from difnet.workload.building import build, make_algorithm
+from difnet.workload.building import Own, build, make_algorithm
 
 UNTRAINED = "untrained"
 PARTS = ("test", "validation")
@@ -32,38 +32,44 @@ PARTS = ("test", "validation")
 
 @torch_settings()  # as a run tests, for the same bits
 def evaluate(
-    learnt: LaunchModel, *, part: str = "test", tasks: int = 600, steps: Sequence[int] = (1, 5, 10),
-    seed: int | None = None, inner_lr: float | None = None, task: str | None = None,
+    learnt: LaunchModel, *, data: Path | None = None, part: str = "test", tasks: int = 600,
+    steps: Sequence[int] = (1, 5, 10), seed: int | None = None, inner_lr: float | None = None, task: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """A launch model fitted to unseen tasks by its own run's algorithm, and what stands beside it.
 
     Beside it: the first launch model of the same run's seed, fitted alike, and the family's own baselines.
 
-    Args: `tasks`, how many; of a family that holds clients out, all of these are taken; `steps`, ascending numbers of
-        inner steps; `seed` of the tasks, the run's own unless given; `inner_lr`, in place of the run's; `task`, another
-        family; `settings`, other fields of the configuration, such as "task.ways".
+    Of a family whose data stays with its owners, `tasks` are drawn of each owner in `data`, of whose rows a half adapts
+    and the other scores; means are over owners.
+
+    Args: `data`, tables of owners who had no part in training; `tasks`, how many; of a family that holds clients out,
+        all of these are taken; `steps`, ascending numbers of inner steps; `seed` of the tasks, the run's own unless
+        given; `inner_lr`, in place of the run's; `task`, another family; `settings`, other fields of the
+        configuration, such as "task.ways".
     Returns: a document for `--json`: "rows" has a row for each model and number of inner steps, and of each figure the
         "mean" over tasks, the "half_width" of its 95 % confidence interval, and for clients, which differ in size, the
         "micro" mean over all samples.
     Raises: ConfigError, if tasks and model do not fit, or a word is wrong; EnvironmentLacks, if the data is not here.
     """
-    workload = _workload(learnt, _config(learnt, tasks, steps, inner_lr, task, settings or {}))
+    asked = _config(learnt, tasks, steps, inner_lr, task, settings or {})
+    clients = others_of(learnt, asked, data, part)
+    workload = _workload(learnt, asked, data, clients)
     first, trained = workload.first_state(workload.clients[0]).w, learnt.carried(workload.length, inner_lr)
     if seed is not None:
         workload = replace(workload, config=workload.config.model_copy(update={"seed": seed}))
-    unseen = _tasks(workload, part)
-    iteration = int(learnt.about["iteration"])
+    iteration, c = int(learnt.about["iteration"]), workload.config
     held = {LAUNCH_MODEL: ModelAt(iteration, trained.numpy()), UNTRAINED: ModelAt(0, first.cpu().numpy())}
-    clients = not isinstance(unseen, Tasks)
-    c = workload.config
-    return {
-        "launch_model": str(learnt.path), "iteration": iteration, "task": c.task.model_dump(),
-        "part": part, "tasks": len(query_samples(unseen)), "clients": clients, "seed": c.seed, "level": 0.95,
-        "inner_lr": "learnt" if len(trained) > len(learnt.w) else c.inner_lr,
+    told = {
+        "launch_model": str(learnt.path), "iteration": iteration, "task": c.task.model_dump(), "part": part,
+        "seed": c.seed, "level": 0.95, "inner_lr": "learnt" if len(trained) > len(learnt.w) else c.inner_lr,
         "transductive": workload.model.is_transductive,
-        "rows": [*_rows(workload, held, unseen), *_baselines(workload, unseen)],
     }  # fmt: skip
+    if clients:
+        return {**told, "tasks": tasks, "clients": True, **of_owners(workload, held, clients)}
+    unseen = _tasks(workload, part)
+    return {**told, "tasks": len(query_samples(unseen)), "clients": not isinstance(unseen, Tasks),
+            "rows": [*_rows(workload, held, unseen), *_baselines(workload, unseen)]}  # fmt: skip
 
 
 def _config(
@@ -79,8 +85,13 @@ def _config(
     return config.load(settings={**told, **asked, **rate, **settings})
 
 
-def _workload(learnt: LaunchModel, asked: config.RunConfig) -> Workload:
-    """The workload on the run's own network; for other tasks, or where nothing is known of it, on the smallest."""
+def _workload(
+    learnt: LaunchModel, asked: config.RunConfig, data: Path | None, clients: Sequence[str]
+) -> Workload:
+    """The workload on the run's own network; for other tasks, or where nothing is known of it, on the smallest.
+
+    Args: `clients`, other owners with tables in `data`, who have the numbers behind the agents'.
+    """
     folder, own = learnt.path.parent, asked.task.name == learnt.about["task"]["name"]
     if own and finding.is_run(folder):
         run = finding.load(folder)
@@ -89,9 +100,13 @@ def _workload(learnt: LaunchModel, asked: config.RunConfig) -> Workload:
     else:
         chosen = asked.algorithm
         made = make_algorithm(asked, chosen.name, chosen.options, FlatModel(learnt.module()), lambda w, batch: w.sum())
-        clients = learnt.about["agents"] if own and made.server is None else 1
-        agents, hub, owners = (2, 0, None) if made.server is not None else (clients, None, None)
-    workload = build(asked, agents, hub, owners)
+        many = learnt.about["agents"] if own and made.server is None else 1
+        agents, hub, owners = (2, 0, None) if made.server is not None else (many, None, None)
+    theirs = None
+    if clients:
+        asked = asked.model_copy(update={"hold_out": config.HoldOut(test=len(clients))})
+        theirs, owners = Own(data, range(agents, agents + len(clients))), None
+    workload = build(asked, agents, hub, owners, theirs)
     learnt.check_fits(workload.model.signature(), f"the model {workload.choice.name!r}")
     return workload
 
@@ -106,15 +121,9 @@ def _tasks(workload: Workload, part: str) -> Tasks | Sequence[Tasks]:
 
 
 def _rows(workload: Workload, held: Mapping[str, ModelAt], unseen: Tasks | Sequence[Tasks]) -> list[dict[str, Any]]:
-    more = getattr(workload.family, "metrics", {})
-    names = ["loss", *(["accuracy"] if hasattr(workload.family, "accuracy") else []), *more]
-
-    def measure(w: Tensor, batch: Batch) -> Tensor:
-        figures, prediction = workload.measure(w, batch), workload.model(workload.algorithm.model(w), batch[0])
-        return torch.cat([figures, *(metric(prediction, batch[1]).to(figures)[None] for metric in more.values())])
-
+    names, measure = figures_of(workload)
     rows = []
-    for model, _, figures, samples, _ in score_models(workload, held, unseen, measure if more else None):
+    for model, _, figures, samples, _ in score_models(workload, held, unseen, measure):
         sizes = None if isinstance(unseen, Tasks) else samples
         for steps in (0, *workload.config.eval_steps):
             columns = zip(names, figures[:, steps].T, strict=True)

@@ -4,6 +4,8 @@ Nothing is half written: a file appears whole, under its name, or not at all.
 """
 
 import importlib
+import io
+import json
 import logging
 import os
 import secrets
@@ -18,14 +20,17 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from difnet.after_training.model_card import CARD, is_card_of, model_card
+from difnet.after_training.own_model import facts, own_model, schema_of
 from difnet.after_training.personalisation import inputs_of
+from difnet.data.schema import Schema
 from difnet.errors import ConfigError, EnvironmentLacks
 from difnet.launch_models import FILE, NAMED, LaunchModel, rates_beside
 from difnet.maths.flat import FlatModel
 from difnet.record import finding
 from difnet.system.machine import torch_settings
 
-SUFFIXES = {"torch": ".pt", "safetensors": ".safetensors", "onnx": ".onnx"}
+FORMATS = {"torch": ".pt", "safetensors": ".safetensors", "onnx": ".onnx"}
+ABOUT = "difnet.json"  # beside a program of a table's model: what it takes and gives
 
 
 @torch_settings()
@@ -36,31 +41,42 @@ def export(learnt: LaunchModel, format: str, path: Path, *, force: bool = False)
     - safetensors: the same tensors by name, with the run's metadata;
     - onnx: the network, of inputs "x" and outputs "prediction", for any number of samples.
 
+    Of task `table` torch and onnx are the network with what is before and behind it, so that raw rows go in and
+    probabilities or values in the target's unit come out (`own_model`), and torch is a program that
+    `torch.export.load(path)` reads; what columns and outputs are stands in the file.
+
     Returns: the files that were written.
     Raises: ConfigError, if a file is there already and `force` is not given, or the model cannot be exported so;
         EnvironmentLacks, if a library is missing or the place cannot be written.
     """
-    if format not in SUFFIXES:
-        raise ConfigError(f"format is {format!r}; it must be one of {', '.join(SUFFIXES)}")
-    module = learnt.module()
+    suffixes = suffixes_of(learnt)
+    if format not in suffixes:
+        raise ConfigError(f"format is {format!r}; it must be one of {', '.join(suffixes)}")
+    module, schema = learnt.module(), schema_of(learnt)
+    whole = own_model(learnt) if schema is not None and format != "safetensors" else module
     rates = {} if learnt.rates is None else {rates_beside(path): _safetensors(module, learnt, learnt.rates)}
     write: dict[str, Callable[[Path], None]] = {
-        "torch": lambda scratch: _torch(module, scratch),
+        "torch": lambda scratch: _torch(whole, schema, scratch),
         "safetensors": _safetensors(module, learnt, learnt.w),
-        "onnx": lambda scratch: _onnx(module, learnt, scratch),
+        "onnx": lambda scratch: _onnx(whole, schema, learnt, scratch),
     }
     beside = path.with_name(CARD)
     mine = beside.is_file() and is_card_of(beside.read_text(encoding="utf-8-sig", errors="replace"), learnt)
     refuse_existing([path, *rates, *([] if mine else [beside])], force)
     for target, writer in {path: write[format], **rates}.items():
         write_whole(target, writer)
-    files = {name: other for name, suffix in SUFFIXES.items() if (other := path.with_suffix(suffix)).is_file()
+    files = {name: other for name, suffix in suffixes.items() if (other := path.with_suffix(suffix)).is_file()
              and (mine or other == path)} | {format: path}  # fmt: skip
     is_in_run = learnt.path.name == FILE and finding.is_run(learnt.path.parent)
     run = finding.load(learnt.path.parent) if is_in_run else None
     text = model_card(learnt, module, run, {name: file.name for name, file in files.items()})
     write_whole(beside, lambda scratch: scratch.write_text(text, encoding="utf-8"))
     return [path, *rates, beside]
+
+
+def suffixes_of(learnt: LaunchModel) -> dict[str, str]:
+    """By format, how a file's name ends."""
+    return FORMATS | ({"torch": ".pt2"} if schema_of(learnt) is not None else {})
 
 
 def refuse_existing(paths: list[Path], force: bool) -> None:
@@ -88,8 +104,15 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _torch(module: nn.Module, path: Path) -> None:
-    torch.save(module.state_dict(), path)
+def _torch(module: nn.Module, schema: Schema | None, path: Path) -> None:
+    if schema is None:
+        torch.save(module.state_dict(), path)
+        return
+    rows, program = torch.zeros(2, len(schema.used)), io.BytesIO()
+    with _silence():
+        made = torch.export.export(module.eval(), (rows,), dynamic_shapes=({0: torch.export.Dim("samples")},))
+        torch.export.save(made, program, extra_files={ABOUT: json.dumps(facts(schema), indent=1)})
+    path.write_bytes(program.getvalue())
 
 
 def _safetensors(module: nn.Module, learnt: LaunchModel, values: Tensor) -> Callable[[Path], None]:
@@ -101,13 +124,14 @@ def _safetensors(module: nn.Module, learnt: LaunchModel, values: Tensor) -> Call
     return lambda path: save_file(tensors, path, learnt.metadata(tensors, layout=NAMED))
 
 
-def _onnx(module: nn.Module, learnt: LaunchModel, path: Path) -> None:
+def _onnx(module: nn.Module, schema: Schema | None, learnt: LaunchModel, path: Path) -> None:
     try:
         for library in ("onnx", "onnxscript"):  # which torch imports
             importlib.import_module(library)
     except ImportError as error:
         raise EnvironmentLacks(f"the format onnx needs {error.name}: pip install 'difnet[onnx]'") from error
-    example, name = _example(learnt, module), learnt.model.name
+    name = learnt.model.name
+    example = _example(learnt, module) if schema is None else torch.zeros(2, len(schema.used))
     sizes = {0: torch.export.Dim("samples")} | ({} if example.is_floating_point() else {1: torch.export.Dim("length")})
     with _silence():
         try:
@@ -117,6 +141,8 @@ def _onnx(module: nn.Module, learnt: LaunchModel, path: Path) -> None:
             raise ConfigError(f"PyTorch cannot export model {name!r} to ONNX: {str(error).splitlines()[0]}; "
                               f"try --format torch") from error  # fmt: skip
         assert program is not None, "torch.onnx.export returns a program with dynamo"
+        if schema is not None:
+            program.model.metadata_props.update({key: json.dumps(told) for key, told in facts(schema).items()})
         program.save(path, external_data=False)
 
 

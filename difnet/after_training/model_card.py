@@ -1,6 +1,7 @@
 """What should somebody know who gets a launch model and nothing else? Its model card, as Markdown. Pure."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from difnet.after_training.own_model import facts, is_fitted, schema_of
 from difnet.launch_models import LaunchModel, rates_beside
 from difnet.maths.scores import interval
 from difnet.record.events import LAUNCH_MODEL
@@ -24,6 +26,12 @@ READERS = {
     "onnx": 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{file}")\n'
             '[prediction] = session.run(None, {{"x": x}})',
 }  # fmt: skip
+OF_TABLES = {
+    "safetensors": "```console\ndifnet predict {file} NEW.csv\n```",
+    "torch": '```python\nimport torch\n\nprogram = torch.export.load("{file}").module()\nprediction = program(x)\n```',
+    "onnx": "```python\n" + READERS["onnx"] + "\n```",
+}  # of task table: x are raw rows
+TO_BE_FITTED = "```console\ndifnet fit {file} --support ROWS.csv -o mine.safetensors\n```"
 ADAPT = """\
 import torch
 
@@ -37,8 +45,10 @@ LEARNT = "for (name, p), g in zip(model.named_parameters(), gradients):\n       
 
 
 def digest(learnt: LaunchModel) -> str:
-    """What tells one launch model from another: of its values, 16 hexadecimal digits."""
-    return hashlib.sha256(learnt.state.numpy().tobytes()).hexdigest()[:16]
+    """What tells one launch model from another: of its values and what scales them, 16 hexadecimal digits."""
+    scaling = learnt.about.get("fitted", {}).get("scaling")
+    scaled = json.dumps(scaling).encode() if scaling else b""
+    return hashlib.sha256(learnt.state.numpy().tobytes() + scaled).hexdigest()[:16]
 
 
 def is_card_of(text: str, learnt: LaunchModel) -> bool:
@@ -59,6 +69,7 @@ def model_card(learnt: LaunchModel, module: nn.Module, run: Run | None, files: M
         f"few samples. Unfitted it is of little use: it is where fitting begins. Values `{digest(learnt)}`.",
         "## How it was trained", _table(_training(learnt, module, run)),
         *(["## How good it is", _figures(run)] if run is not None and run.scores else []),
+        *_rows_of(learnt),
         "## Use", *_use(learnt, files),
         "## Fit it to a task", *_adapt(learnt, module, files),
         "## Limits", _limits(learnt), "## The network", f"```text\n{module}\n```",
@@ -118,7 +129,27 @@ def _mean(values: list[float]) -> str:
     return number_text(mean) + ("" if half is None else f" ± {number_text(half)}")
 
 
+def _rows_of(learnt: LaunchModel) -> list[str]:
+    """What a model of tables takes and gives."""
+    if (schema := schema_of(learnt)) is None:
+        return []
+    told = facts(schema)
+    lines = ["| column of x | name | kind | a cell is |", "|---|---|---|---|"]
+    lines += [f"| {n} | {markdown(column['name'])} | {column['kind']} | {markdown(column['cells'])} |"
+              for n, column in enumerate(told["columns"])]  # fmt: skip
+    gives = "\n".join(f"- {n}: {markdown(output)}" for n, output in enumerate(told["outputs"]))
+    own = is_fitted(learnt) and schema.scale == "support"
+    scaled = "x are raw rows, float32; torch and onnx hold the constants by which they are scaled."
+    scaled += " These are mean and spread of the rows that it was fitted to: whoever has a file knows them." * own
+    if not own and schema.scale == "support":
+        scaled = "It was fitted to nobody's rows yet, by which numbers are scaled; so only safetensors can be had."
+    return ["## What goes in and comes out", scaled, "\n".join(lines), f"The columns of a prediction:\n\n{gives}"]
+
+
 def _use(learnt: LaunchModel, files: Mapping[str, str]) -> list[str]:
+    if schema_of(learnt) is not None:
+        use = OF_TABLES if is_fitted(learnt) else OF_TABLES | {"safetensors": TO_BE_FITTED}
+        return [use[name].format(file=file) for name, file in sorted(files.items())]
     blocks = [f"```python\n{READERS[name].format(file=file)}\n```" for name, file in sorted(files.items())]
     if learnt.rates is None:
         return blocks
@@ -127,6 +158,9 @@ def _use(learnt: LaunchModel, files: Mapping[str, str]) -> list[str]:
 
 
 def _adapt(learnt: LaunchModel, module: nn.Module, files: Mapping[str, str]) -> list[str]:
+    if schema_of(learnt) is not None:
+        return ["`difnet fit FILE.safetensors --support ROWS.csv --steps 5 -o mine.safetensors`, with a table that has "
+                "these columns and the target: it is scaled by its own rows, as it was in training."]  # fmt: skip
     update = FIXED.format(rate=learnt.about["inner_lr"]) if learnt.rates is None else LEARNT
     last = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1:]
     loss = "cross_entropy" if last and last[0].out_features > 1 else "mse_loss"
@@ -155,7 +189,7 @@ def _rate(learnt: LaunchModel) -> str:
 
 
 def _plugin(told: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{name} {value}" for name, value in told.get("options", {}).items())
+    options = ", ".join(f"{name} {value}" for name, value in told.get("options", {}).items() if name != "schema")
     return told["name"] + (f" ({options})" if options else "")
 
 

@@ -1,4 +1,4 @@
-"""How is a launch model fitted to somebody's own few samples, read from a CSV file?"""
+"""How is a launch model fitted to somebody's own few samples, a table of theirs or a CSV file of numbers?"""
 
 import csv
 import io
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from difnet import config
+from difnet.after_training.own_model import schema_of, told
+from difnet.after_training.table_samples import Samples, table_samples
 from difnet.errors import ConfigError, DataError, Diverged
 from difnet.launch_models import LaunchModel
 from difnet.maths.evaluate import accuracy_of
@@ -53,51 +55,75 @@ class Fitted:
     """A launch model fitted to a support set, and the figures on each set before and after."""
 
     learnt: LaunchModel  # with the fitted values in place of the launch model's, and what was done as metadata
-    figures: Mapping[str, Mapping[str, Mapping[str, float]]]  # set -> "before" or "after" -> loss, accuracy
+    figures: Mapping[str, Mapping[str, Mapping[str, float]]]  # set -> "before", "after" or "guess" -> loss, accuracy
     transductive: bool
+    cautions: list[str]  # what of the samples may surprise
 
 
 @torch_settings()
 def fit(
-    learnt: LaunchModel, support: Path, query: Path | None = None, *, steps: int, inner_lr: float | None = None
-) -> Fitted:
-    """A launch model after some inner steps of its own run's algorithm on the samples in a CSV file.
+    learnt: LaunchModel, support: Path, query: Path | None = None, *, steps: int, inner_lr: float | None = None,
+    held_back: float | None = None,
+) -> Fitted:  # fmt: skip
+    """A launch model after some inner steps of its own run's algorithm on the samples in a file.
 
-    The loss is the mean squared error for a model with one output, whose targets are any numbers, and the cross entropy
-    for a model with several, whose targets are classes, from 0 up. No data of the run's task family is needed.
+    Of task `table` that is a table of any kind, read by the model's schema; see `table_samples`. Else it is a CSV file
+    of numbers: the loss is the mean squared error for a model with one output, whose targets are any numbers, and the
+    cross entropy for a model with several, whose targets are classes, from 0 up. No data of the run's task family is
+    needed.
 
+    Args: `held_back`, of a table, the share of its rows to test on.
     Raises: DataError, naming file, line and column of a wrong cell; ConfigError, if the model takes no rows of numbers;
         Diverged, if the fitted model is no longer finite.
     """
-    module = learnt.module()
-    flat, inputs = FlatModel(module, lambda: batches["support"][0]), inputs_of(learnt, module)
-    sets = {"support": read_samples(support), **({"query": read_samples(query)} if query else {})}
-    batches = {name: batch_of(cells, flat, learnt.w, inputs) for name, cells in sets.items()}
-    classes = not batches["support"][1].is_floating_point()
+    module, schema = learnt.module(), schema_of(learnt)
+    flat = FlatModel(module, lambda: samples.batches["support"][0])
+    if schema is not None:
+        samples = table_samples(schema, learnt.w.dtype, support, query, held_back)
+    elif held_back is not None:
+        raise ConfigError(f"--held-back is for models of tables (--task table), and this one is of task "
+                          f"{learnt.about['task']['name']!r}; give other samples as --query")  # fmt: skip
+    else:
+        samples = _of_numbers(learnt, module, flat, support, query)
 
     def loss(w: Tensor, batch: Batch) -> Tensor:
-        return (cross_entropy if classes else mse_loss)(flat(w, batch[0]), batch[1])
+        return samples.loss(flat(w, batch[0]), batch[1])
 
     asked = config.load(settings=learnt.settings() | ({} if inner_lr is None else {"inner_lr": inner_lr}))
     algorithm = make_algorithm(asked, asked.algorithm.name, asked.algorithm.options, flat, loss)
     begun = learnt.carried(len(algorithm.init(learnt.w).w), inner_lr)
-    fitted = algorithm.fit(begun, batches["support"], steps)
+    fitted = algorithm.fit(begun, samples.batches["support"], steps)
     if not fitted.isfinite().all():
         raise Diverged(f"after {steps} inner steps on {support} the model is not finite; try a smaller --inner-lr")
 
     def measured(state: Tensor, batch: Batch) -> dict[str, float]:
-        w = algorithm.model(state)
-        accuracy = {"accuracy": float(accuracy_of(flat(w, batch[0]), batch[1]))} if classes else {}
-        return {"loss": float(loss(w, batch)), **accuracy}
+        prediction = flat(algorithm.model(state), batch[0])
+        more = {name: float(metric(prediction, batch[1])) for name, metric in samples.metrics.items()}
+        return {"loss": float(samples.loss(prediction, batch[1])), **more}
 
-    figures = {name: {"before": measured(begun, batch), "after": measured(fitted, batch)}
-               for name, batch in batches.items()}  # fmt: skip
+    figures = {name: {"before": measured(begun, batch), "after": measured(fitted, batch),
+                      **({"guess": samples.guesses[name]} if name in samples.guesses else {})}
+               for name, batch in samples.batches.items()}  # fmt: skip
     rate = "learnt" if len(begun) > len(learnt.w) else asked.inner_lr
-    samples = {name: len(y) for name, (_, y) in batches.items()}
-    done = {"steps": steps, "inner_lr": rate, "samples": samples, "figures": figures}
+    counts = {name: len(y) for name, (_, y) in samples.batches.items()}
+    scaling = {} if samples.scaling is None else {"scaling": told(samples.scaling)}
+    done = {"steps": steps, "inner_lr": rate, "samples": counts, "figures": figures, **scaling}
     about = {**learnt.about, "fitted": done}
     about.pop("layout", None)
-    return Fitted(replace(learnt, w=algorithm.model(fitted), about=about), figures, flat.is_transductive)
+    return Fitted(replace(learnt, w=algorithm.model(fitted), about=about), figures, flat.is_transductive,
+                  samples.cautions)  # fmt: skip
+
+
+def _of_numbers(
+    learnt: LaunchModel, module: nn.Module, flat: FlatModel, support: Path, query: Path | None
+) -> Samples:
+    """Samples of plain numbers."""
+    inputs = inputs_of(learnt, module)
+    sets = {"support": read_samples(support), **({"query": read_samples(query)} if query else {})}
+    batches = {name: batch_of(cells, flat, learnt.w, inputs) for name, cells in sets.items()}
+    if batches["support"][1].is_floating_point():
+        return Samples(batches, mse_loss, {}, {}, [], None)
+    return Samples(batches, cross_entropy, {"accuracy": accuracy_of}, {}, [], None)
 
 
 def write(fitted: LaunchModel, path: Path) -> None:

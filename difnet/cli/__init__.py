@@ -33,6 +33,7 @@ COMMANDS = {  # name -> (module of difnet.cli, one line); the module holds a cli
     "compare": ("compare", "Put two runs side by side."),
     "evaluate": ("evaluate", "Test a trained launch model on unseen tasks, with confidence."),
     "fit": ("fit", "Fit a launch model to somebody's own few samples."),
+    "predict": ("predict", "Predict the rows of a table with a model that was fitted to one."),
     "export": ("export", "Write a launch model for PyTorch, safetensors or ONNX; or a run as a docker-compose file."),
     "bench": ("bench", "Measure this machine: rounds, start-up, memory, communication, gradients."),
     "doctor": ("doctor", "Say what this machine has for a run, what it lacks, and what would help."),

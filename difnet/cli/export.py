@@ -30,21 +30,25 @@ class Export(click.Command):
 def command(run: str, format_: str, output: Path | None, force: bool, home: str, as_json: bool) -> None:
     """Write the launch model of RUN (a run, or a .safetensors file), and a model card MODEL.md beside it.
 
+    Of a model of --task table that was fitted, torch and onnx take raw rows and give probabilities, or values in the
+    target's own unit, anywhere; the file says what its columns are.
+
     `difnet export compose` writes a run as a docker-compose file instead; it has its own --help.
 
     \b
     Examples:
       difnet export latest --format safetensors
       difnet export latest --format torch -o shared/sinusoids.pt --json
+      difnet export clinic.safetensors --format onnx -o shared/clinic/model.onnx
       difnet export compose --topology "cycle_graph(n=5)" -o docker-compose.yml
     """
     import json
 
-    from difnet.after_training.export import SUFFIXES, export
+    from difnet.after_training.export import export, suffixes_of
     from difnet.cli.launch_model import launch_model
 
     learnt = launch_model(run, home)
-    path = output or learnt.path.parent / "export" / f"launch-model{SUFFIXES[format_]}"
+    path = output or learnt.path.parent / "export" / f"launch-model{suffixes_of(learnt)[format_]}"
     written = export(learnt, format_, path, force=force)
     document = {"format": format_, "files": [str(file) for file in written]}
     click.echo(json.dumps(document) if as_json else "\n".join(document["files"]))

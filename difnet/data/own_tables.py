@@ -15,6 +15,7 @@ from difnet.errors import DataError
 
 READER, SURVEYOR = "own-tables 1", "own-survey 1"
 MOST_NAMED, MOST_TOLD = 5, 20  # columns or classes in one line; lines of one kind
+MOST_SHOWN = 60  # characters of a cell in an error
 DIGITS = 2**-17  # of a number: float32 has 2^-24; a column that differs by less than this of its size keeps few digits
 
 
@@ -181,10 +182,7 @@ class _Reading:
         return self._counts[name]
 
     def _take(self, table: TableFile, batch: Cells) -> None:
-        used, target = self._schema.used, self._schema.target
-        values = np.column_stack([self._values(table, batch, column) for column in used])
-        goal = Column(target.name, "category" if target.classes else "number", target.classes)
-        targets = self._values(table, batch, goal)
+        values, targets = values_of(table, batch, self._schema), targets_of(table, batch, self._schema)
         there = ~np.isnan(targets)
         if self._client:
             owners, names = self._owners_of(table, batch)
@@ -212,19 +210,6 @@ class _Reading:
             raise table.wrong(row, self._client, "is empty, so the row is nobody's; name its client, or take it out")
         coded = text.dictionary_encode()
         return coded.indices.to_numpy(zero_copy_only=False), coded.dictionary.to_pylist()
-
-    def _values(self, table: TableFile, batch: Cells, column: Column) -> Array:
-        """One column's cells as numbers, float64."""
-        target = column.name == self._schema.target.name
-        try:
-            text = cells.without_gaps(batch.columns[column.name], column.categories)
-            if column.kind == "category":
-                return cells.codes(text, column.categories, "classes" if target else "categories")
-            if column.kind == "number":
-                return cells.numbers(text, table.decimal)
-            return cells.flags(text) if column.kind == "flag" else cells.dates(text)
-        except cells.Wrong as wrong:
-            raise table.wrong(int(batch.rows[wrong.row]), column.name, wrong.what) from None
 
     def _refuse_empty(self, table: TableFile, counts: _Counts) -> None:
         if not counts.rows:
@@ -256,6 +241,35 @@ class _Reading:
                     notes.append(f"{name}: the values of {column.name!r} differ by less than a hundred-thousandth of "
                                  f"their size, and seven digits are kept; subtract something from them")  # fmt: skip
         self._writer.facts = {"clients": told, "notes": notes}
+
+
+def values_of(table: TableFile, batch: Cells, schema: Schema, *, shown: bool = False) -> Array:
+    """The cells of a piece of a table as numbers, float64 (n, columns), in the order of `schema.used`; NaN for gaps.
+
+    Args: `shown`, whether an error may say what stands in a cell: where it goes to nobody but the owner.
+    Raises: DataError for the first cell that is not as the schema says.
+    """
+    return np.column_stack([_values(table, batch, column, "categories", shown) for column in schema.used])
+
+
+def targets_of(table: TableFile, batch: Cells, schema: Schema, *, shown: bool = False) -> Array:
+    """The targets likewise, float64 (n,); of classes the number."""
+    target = schema.target
+    goal = Column(target.name, "category" if target.classes else "number", target.classes)
+    return _values(table, batch, goal, "classes", shown)
+
+
+def _values(table: TableFile, batch: Cells, column: Column, words: str, shown: bool) -> Array:
+    try:
+        text = cells.without_gaps(batch.columns[column.name], column.categories)
+        if column.kind == "category":
+            return cells.codes(text, column.categories, words)
+        if column.kind == "number":
+            return cells.numbers(text, table.decimal)
+        return cells.flags(text) if column.kind == "flag" else cells.dates(text)
+    except cells.Wrong as wrong:
+        cell = f"{str(batch.columns[column.name][wrong.row])[:MOST_SHOWN]!r} " if shown else ""
+        raise table.wrong(int(batch.rows[wrong.row]), column.name, cell + wrong.what) from None
 
 
 def constants(table: OwnTable) -> Schema:

@@ -43,6 +43,7 @@ class Cells(NamedTuple):
 
     columns: dict[str, Any]
     rows: Indices  # (n,): which rows of the file, from 0 on
+    texts: dict[str, Any] = {}  # noqa: RUF012 - columns as text as it stands, where somebody asks for them
 
 
 def pyarrow() -> Any:
@@ -120,6 +121,13 @@ class TableFile:
         """The cells of these columns, rows without any cell left out.
 
         Raises: DataError for what is no table.
+        """
+        raise NotImplementedError
+
+    def every_row(self, wanted: Sequence[str], as_text: Sequence[str] = ()) -> Iterator[Cells]:
+        """As `batches`, with every row in which the file has anything at all, in whatever column.
+
+        Args: `as_text`, columns that are told as text too, as it stands there.
         """
         raise NotImplementedError
 
@@ -212,6 +220,11 @@ class TextFile(TableFile):
             raise DataError(f"{self.path} has the names of {len(self.names)} columns and no row. Take it away, or put "
                             f"rows there.")  # fmt: skip
 
+    def every_row(self, wanted: Sequence[str], as_text: Sequence[str] = ()) -> Iterator[Cells]:
+        self.lacks([*wanted, *as_text])
+        for columns, rows, _ in self.batches(self.names):
+            yield Cells({name: columns[name] for name in wanted}, rows, {name: columns[name] for name in as_text})
+
     def place(self, row: int) -> str:
         return f"line {next(line for number, (line, _) in enumerate(self._rows()) if number == row)}"
 
@@ -266,22 +279,38 @@ class ParquetFile(TableFile):
             raise DataError(f"{path} has {len(self.names)} columns and no row. Take it away, or put rows there.")
 
     def batches(self, wanted: Sequence[str]) -> Iterator[Cells]:
-        self.lacks(wanted)
+        for columns, rows, _ in self.every_row(wanted):
+            yield _without_blank(columns, rows)
+
+    def every_row(self, wanted: Sequence[str], as_text: Sequence[str] = ()) -> Iterator[Cells]:
+        read = list(dict.fromkeys([*wanted, *as_text]))
+        self.lacks(read)
         arrow, done = pyarrow(), 0
         try:
             file = arrow.parquet.ParquetFile(self.path)
-            as_written = [file.schema_arrow[self.names.index(name)].name for name in wanted]
-            for batch in file.iter_batches(batch_size=2**16, columns=as_written):
+            written = {name: file.schema_arrow[self.names.index(name)].name for name in read}
+            for batch in file.iter_batches(batch_size=2**16, columns=list(written.values())):
                 report_progress(f"reading {self.path.name}", done, self._rows)
-                columns = {name: self._plain(name, batch.column(batch.schema.get_field_index(written)))
-                           for name, written in zip(wanted, as_written, strict=True)}  # fmt: skip
-                yield _without_blank(columns, np.arange(done, done + batch.num_rows))
+                its = {name: batch.column(batch.schema.get_field_index(written[name])) for name in read}
+                yield Cells({name: self._plain(name, its[name]) for name in wanted},
+                            np.arange(done, done + batch.num_rows),
+                            {name: self._text(name, its[name]) for name in as_text})  # fmt: skip
                 done += batch.num_rows
         except (arrow.ArrowInvalid, OSError) as error:
             raise DataError(f"{self.path} is damaged after row {done}. Write it anew.") from error
 
     def place(self, row: int) -> str:
         return f"row {row + 1}"
+
+    def _text(self, name: str, column: Any) -> Any:
+        """A column as text, whole numbers to the last digit."""
+        arrow = pyarrow()
+        column = column.dictionary_decode() if arrow.types.is_dictionary(column.type) else column
+        try:
+            return arrow.compute.cast(column, arrow.string())
+        except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError) as error:
+            raise DataError(f"{self.path}, column {name!r}: holds {column.type}, which cannot be written as text. Do "
+                            f"without it, or take it out.") from error  # fmt: skip
 
     def _plain(self, name: str, column: Any) -> Any:
         arrow, types = pyarrow(), pyarrow().types

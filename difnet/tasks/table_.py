@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from difnet.data.table_files import Where
 from difnet.errors import ConfigError
 from difnet.maths.evaluate import accuracy_of
 from difnet.maths.scaling import Constants, Layout, constants, inputs, scaled
-from difnet.meta import Tasks
+from difnet.meta import Batch, Tasks
 from difnet.tasks._owned import Owned, Samples
 
 
@@ -110,13 +110,37 @@ def given_constants(parts: Sequence[Column | Target]) -> Constants:
     return Constants(torch.tensor(center), torch.tensor(scale))
 
 
-class _Maker:
-    """Tasks by a schema: scaled by each task's support rows, or by the schema's constants."""
+class Scaling(NamedTuple):
+    """By what raw rows are scaled, and for regression their targets."""
+
+    inputs: Constants  # (..., columns)
+    target: Constants | None  # (..., 1)
+
+
+class Rows:
+    """Raw rows as a model takes them, by a schema: scaled by a support set's own figures, or by the schema's."""
 
     def __init__(self, schema: Schema) -> None:
-        self._layout, self._target = layout(schema), schema.target
-        fixed = schema.scale == "constants"
-        self._given = (given_constants(schema.used), given_constants([schema.target])) if fixed else None
+        self.layout, self._regression = layout(schema), schema.target.kind == "regression"
+        unit = given_constants([schema.target]) if self._regression else None
+        self.given = Scaling(given_constants(schema.used), unit) if schema.scale == "constants" else None
+
+    def scaling(self, raw: Tensor, goals: Tensor) -> Scaling:
+        """By what a task is scaled of which these are the support rows (..., n, columns) and their targets (..., n)."""
+        unit = constants(goals.unsqueeze(-1)) if self._regression and not self.given else None
+        return self.given or Scaling(constants(raw), unit)
+
+    def batch(self, raw: Tensor, goals: Tensor, by: Scaling) -> Batch:
+        """Inputs (..., n, inputs), and targets as `table` has them, of raw rows and their targets."""
+        y = goals.long() if by.target is None else _with_unit(goals.unsqueeze(-1), by.target)
+        return inputs(raw, by.inputs, self.layout), y
+
+
+class _Maker:
+    """Tasks by a schema."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._rows, self._target = Rows(schema), schema.target
 
     def of(self, own: OwnTable, support: Indices, query: Indices) -> Tasks:
         """Tasks of rows of a table."""
@@ -129,7 +153,7 @@ class _Maker:
 
         def rows(n: int) -> tuple[Tensor, Tensor]:
             columns = [rng.integers(words, size=(count, n)) if words else rng.normal(size=(count, n))
-                       for words in self._layout.categories]  # fmt: skip
+                       for words in self._rows.layout.categories]  # fmt: skip
             goals = rng.integers(max(1, len(self._target.classes)), size=(count, n))
             return torch.from_numpy(np.stack(columns, axis=-1)).float(), torch.from_numpy(goals).float()
 
@@ -139,14 +163,8 @@ class _Maker:
         raise AssertionError("nobody draws where there is no data")
 
     def _tasks(self, raw: Tensor, goals: Tensor, unseen: Tensor, wanted: Tensor) -> Tasks:
-        by, unit = self._given or (constants(raw), None)
-        if self._target.kind == "classification":
-            y, unseen_y = goals.long(), wanted.long()
-        else:
-            y, unseen_y = goals.unsqueeze(-1), wanted.unsqueeze(-1)
-            unit = unit or constants(y)
-            y, unseen_y = _with_unit(y, unit), _with_unit(unseen_y, unit)
-        return Tasks((inputs(raw, by, self._layout), y), (inputs(unseen, by, self._layout), unseen_y))
+        by = self._rows.scaling(raw, goals)
+        return Tasks(self._rows.batch(raw, goals, by), self._rows.batch(unseen, wanted, by))
 
 
 def _with_unit(targets: Tensor, by: Constants) -> Tensor:
