@@ -86,13 +86,14 @@ def read(words: dict[str, Any], ready_made: str | None = None, data: Path | None
     from difnet.data.agreement import settled
     from difnet.errors import ConfigError, did_you_mean
 
-    path, schema = words.pop("config"), words.pop("schema")
+    path, schema, hold_out = words.pop("config"), words.pop("schema", None), words.pop("hold_out", None)
     settings = dict(config.parse_setting(text) for text in words.pop("settings"))
-    for target in words.pop("targets"):
-        settings["target" if "=" in target else "task.target"] = target
+    targets = words.pop("targets", ())
+    if figures := [target for target in targets if "=" in target]:
+        settings["target"] = figures[-1]
     if schema:
         settings["task.schema"] = str(schema)
-    if hold_out := words.pop("hold_out"):
+    if hold_out:
         settings["hold_out"] = dict(config.parse_setting(part) for part in hold_out.split(","))
     if ready_made is not None:
         if path is not None:
@@ -103,4 +104,7 @@ def read(words: dict[str, Any], ready_made: str | None = None, data: Path | None
             raise ConfigError(f"no ready-made run called {ready_made!r}{did_you_mean(ready_made, known)} "
                               f"Known: {', '.join(known) or 'none'}. A topology is given as --topology.")  # fmt: skip
     flags = {name: value for name, value in words.items() if value is not None}
+    if columns := [target for target in targets if "=" not in target]:
+        is_table = config.load(path, settings, flags).task.name == "table"
+        settings["task.target" if is_table else "target"] = columns[-1]
     return settled(config.load(path, settings, flags), data)

@@ -171,8 +171,9 @@ def test_a_connection_that_breaks_again_and_again_in_the_middle_of_a_state_loses
     """States of 400 kB, so that every cut is within one, or within the handshake that would mend the cut before."""
     counts = [300_000, 90, 1_000_000, 250, 500, 1_300_000, 1, 900_000, 700_000, 150_000, 480, 850_000, 1_100_000]
     outcome = through(counts, rounds=12, length=100_000, lag=lag, lag_of_1=lag)
-    assert outcome.breaks == len(counts) and outcome.lost == [] and outcome.ended == [None, None]
-    assert outcome.healed and sum(resent for _, resent in outcome.healed) > 0
+    assert outcome.lost == [] and outcome.ended == [None, None]
+    least = len(counts) if lag is None else len(counts) // 2  # out of step, not every state is sent
+    assert outcome.breaks >= least and outcome.healed and sum(resent for _, resent in outcome.healed) > 0
     if lag is None:
         assert_as_if_nothing_had_happened(outcome, 12)
     for k, totals in enumerate(outcome.totals):
