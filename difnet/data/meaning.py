@@ -7,15 +7,17 @@ stands in the place of the classes.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from difnet.errors import ConfigError, DataError, did_you_mean
+from difnet.system.texts import NotText, read_text
 
 INPUTS = ("numbers", "pixels", "codes")
 KINDS = ("classification", "regression")
 MOST_SIZE = 4096
+Agreed = TypeVar("Agreed")
 
 
 class Meaning(NamedTuple):
@@ -109,11 +111,29 @@ def read(path: Path) -> dict[str, Any]:
     Raises: DataError, if it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no text in UTF-8'}.") from error
+        return tomllib.loads(read_text(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except NotText as error:
+        raise DataError(f"{path}: {error}.") from error
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path} is no TOML: {error}. Mend it.") from error
+        raise DataError(f"{path} is no TOML: {error}. Mend it, as `difnet data describe` writes it.") from error
+
+
+def agreed(
+    task: str, schema: Mapping[str, Any] | None, words: Mapping[str, Any], parse: Callable[[Mapping[str, Any]], Agreed],
+    suggest: Callable[..., Agreed],
+) -> Agreed:  # fmt: skip
+    """What a schema says, by `parse`; else what the data suggests, by `suggest`, where the words do not say it.
+
+    Raises: ConfigError, if two things say it, and as these.
+    """
+    said = {name: value for name, value in words.items() if value is not None}
+    if schema is None:
+        return suggest(**said)
+    if said:
+        raise ConfigError(f"task {task}: {', '.join(said)} given beside a schema, which says it already; say it there")
+    return parse(schema)
 
 
 def _is_count(value: Any) -> bool:

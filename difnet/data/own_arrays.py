@@ -9,7 +9,7 @@ import numpy as np
 
 from difnet.data import Array
 from difnet.data.cache import Writer, kept
-from difnet.data.meaning import KINDS, Meaning, meaning_from
+from difnet.data.meaning import KINDS, Meaning, agreed, meaning_from
 from difnet.data.samples import Pair
 from difnet.errors import ConfigError, DataError, EnvironmentLacks
 from difnet.system.progress import report_progress
@@ -169,16 +169,14 @@ def given(
 
     Raises: ConfigError, if nothing or two things say it.
     """
-    said = {name: value for name, value in words.items() if value is not None}
-    if schema is not None:
-        if said:
-            raise ConfigError(f"task arrays: {', '.join(said)} given beside a schema, which says it already; say it "
-                              f"there")  # fmt: skip
-        return meaning_from(schema)
-    if data is None:
-        raise ConfigError("task arrays: neither arrays nor a schema are here, so nobody knows their shape; say --data "
-                          "DIR, or --schema FILE with shape, inputs, kind and outputs")  # fmt: skip
-    return meaning_of(read(data).facts, **said)
+
+    def suggest(**said: Any) -> Meaning:
+        if data is None:
+            raise ConfigError("task arrays: neither arrays nor a schema are here, so nobody knows their shape; say "
+                              "--data DIR, or --schema FILE with shape, inputs, kind and outputs")  # fmt: skip
+        return meaning_of(read(data).facts, **said)
+
+    return agreed("arrays", schema, words, meaning_from, suggest)
 
 
 def _inputs_of(dtype: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from difnet.data.cache import Writer, kept
-from difnet.data.meaning import PictureMeaning, check_square, pictures_from
+from difnet.data.meaning import PictureMeaning, agreed, check_square, pictures_from
 from difnet.data.pictures import brightest_16, endings, grey, opened, square
 from difnet.data.samples import Pair
 from difnet.data.schema import in_order
@@ -213,13 +213,11 @@ def given(
 
     Raises: ConfigError, if nothing or two things say it.
     """
-    said = {name: value for name, value in words.items() if value is not None}
-    if schema is not None:
-        if said:
-            raise ConfigError(f"task images: {', '.join(said)} given beside a schema, which says it already; say it "
-                              f"there")  # fmt: skip
-        return pictures_from(schema)
-    if data is None:
-        raise ConfigError("task images: neither pictures nor a schema are here, so nobody knows the classes; say "
-                          "--data DIR, or --schema FILE with classes (or ways), size and channels")  # fmt: skip
-    return meaning_of(data, **said)
+
+    def suggest(**said: Any) -> PictureMeaning:
+        if data is None:
+            raise ConfigError("task images: neither pictures nor a schema are here, so nobody knows the classes; say "
+                              "--data DIR, or --schema FILE with classes (or ways), size and channels")  # fmt: skip
+        return meaning_of(data, **said)
+
+    return agreed("images", schema, words, pictures_from, suggest)

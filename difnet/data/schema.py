@@ -18,14 +18,13 @@ Inputs of a model are in the order of the columns' names, whatever their order i
 """
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from difnet.errors import ConfigError, DataError, did_you_mean
-from difnet.system.texts import NotText, read_text
+from difnet.data import meaning
+from difnet.errors import ConfigError, did_you_mean
 
 KINDS = ("number", "category", "flag", "date", "ignored")
 SCALED = ("number", "flag", "date")  # columns that are one number each
@@ -123,14 +122,7 @@ def read(path: Path) -> Schema:
 
     Raises: DataError, if it cannot be read; ConfigError, if it is no schema.
     """
-    try:
-        return from_dict(tomllib.loads(read_text(path)), str(path))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except NotText as error:
-        raise DataError(f"{path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path} is no TOML: {error}. Mend it; `difnet data describe` writes one.") from error
+    return from_dict(meaning.read(path), str(path))
 
 
 def to_toml(schema: Schema) -> str:
