@@ -291,6 +291,13 @@ class Recorder:
         for name, (head, rows) in tables.items():
             self._write_table(name, head, rows)
 
+    def wait_for_no_verdict(self) -> None:
+        """Record what waits for owners that have not tested it yet, and say who they are."""
+        g = self.tally
+        if silent := ", ".join(map(str, g.verdicts.missing())):
+            self.note(f"agents {silent} did not say how good the launch model is with their own data")
+        self._measured(g.judged(at_once=True))
+
     def finish(self, state: str, reason: str = "", untested: str = "") -> dict[str, Any]:
         """Write what the run ended with. Returns the summary.
 
@@ -299,9 +306,7 @@ class Recorder:
         g = self.tally
         seconds = g.validations[-1].seconds if g.validations and state == "done" else self.seconds()
         self.pulse()
-        if silent := ", ".join(map(str, g.verdicts.missing(g.lost))):
-            self.note(f"agents {silent} did not say how good the launch model is with their own data")
-        self._measured(g.judged(at_once=True))
+        self.wait_for_no_verdict()
         self.prints.finish()
         self.models.finish()
         self._write_edges()

@@ -144,6 +144,7 @@ class Tally:
         """An agent's process has ended; None: its last one."""
         if incarnation is None or incarnation >= self._processes.get(event.agent, 0):
             self.lost[event.agent] = event
+            self.verdicts.lose(event.agent)
             self._moved(event.iteration)
 
     def left(self, event: NeighbourLost) -> None:
@@ -238,7 +239,7 @@ class Tally:
     def judged(self, at_once: bool = False) -> list[Measured]:
         """The measurements, in order, whose validation waits for nobody any more; or all of them, `at_once`."""
         done = []
-        for event, held, _ in self.verdicts.leave(self.lost, at_once):
+        for event, held, _ in self.verdicts.leave(at_once):
             if isinstance(event, Validated):
                 self.first = self.first or held._replace(own={})
                 if self.best is None or _merit(event) > max(map(_merit, self.validations), default=-float("inf")):
@@ -256,7 +257,7 @@ class Tally:
         measured = Measured(iteration, seconds, float(np.mean(apart)), by_agent)
         due = [snapshot for k in agents if isinstance(snapshot := told[k][0], Submitted)]
         if len(due) < len(agents):
-            return Measurement(measured, held)
+            return Measurement(measured, None)  # of many that wait together no models are kept
         spent = {name: sum(getattr(s, name) for s in due) for name in ("payload_bytes", "steps", "uploads")}
         tests = [snapshot for snapshot in due if isinstance(snapshot, Evaluated)]
         if len(tests) < len(agents):

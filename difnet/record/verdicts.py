@@ -16,7 +16,7 @@ class Measurement(NamedTuple):
     """What was measured after some iteration, and the launch model that it was measured of."""
 
     event: Measured
-    held: Any  # a model, for whoever keeps the best one
+    held: Any  # of a validation: the model, for whoever keeps the best one
     spent: Mapping[str, int] | None = None  # of a validation that is due: what the network had taken
 
 
@@ -27,42 +27,52 @@ class Verdicts:
     judges: Collection[int] = ()
     _line: deque[Measurement] = field(default_factory=deque)
     _unasked: list[Measurement] = field(default_factory=list)
+    _asked: dict[int, set[int]] = field(default_factory=dict)  # iteration -> the judges whose word is waited for
     _said: dict[int, dict[int, Judged]] = field(default_factory=dict)  # iteration -> judge -> its figures
 
     def wait(self, one: Measurement) -> None:
         """Something was measured: it leaves when nothing before it waits any more."""
         self._line.append(one)
         if one.spent is not None:
-            self._said[one.event.iteration] = {}
+            self._said[one.event.iteration], self._asked[one.event.iteration] = {}, set(self.judges)
             self._unasked.append(one)
 
-    def unasked(self) -> list[Measurement]:
-        """Those that nobody was asked to judge yet; by this, they are."""
-        asked, self._unasked = self._unasked, []
-        return asked
+    def unasked(self, lost: Collection[int] = ()) -> list[tuple[Measurement, list[int]]]:
+        """Those that nobody was asked to judge yet, each with the judges to ask; by this, they are.
+
+        Args: `lost`, judges that are not there: theirs is not waited for, though they may come back.
+        """
+        asked, self._unasked = [one for one in self._unasked if one.event.iteration in self._asked], []
+        for one in asked:
+            self._asked[one.event.iteration] -= set(lost)
+        return [(one, sorted(self._asked[one.event.iteration])) for one in asked]
 
     def hear(self, event: Judged) -> None:
         """One judge's figures; those of a model that nobody waits for any more are left out."""
         if event.iteration in self._said and event.agent in self.judges:
             self._said[event.iteration][event.agent] = event
 
-    def missing(self, lost: Collection[int]) -> list[int]:
-        """The judges of whom something is waited for."""
-        return sorted(k for k in set(self.judges) - set(lost) if any(k not in said for said in self._said.values()))
+    def lose(self, judge: int) -> None:
+        """A judge's process has ended: what it was asked nobody will answer, also if another takes its place."""
+        for asked in self._asked.values():
+            asked.discard(judge)
 
-    def leave(self, lost: Collection[int], at_once: bool = False) -> Iterator[Measurement]:
+    def missing(self) -> list[int]:
+        """The judges of whom something is waited for."""
+        return sorted(set().union(*(asked - self._said[i].keys() for i, asked in self._asked.items())))
+
+    def leave(self, at_once: bool = False) -> Iterator[Measurement]:
         """What waits for nobody any more; of a model on which nobody said anything, only how far apart agents were.
 
-        Args: `lost`, judges who will say nothing; `at_once`, nobody is waited for any longer.
+        Args: `at_once`, nobody is waited for any longer.
         """
-        there = set(self.judges) - set(lost)
         while self._line:
             event, held, spent = self._line[0]
             if spent is not None:
                 said = self._said[event.iteration]
-                if there - said.keys() and not at_once:
+                if self._asked[event.iteration] - said.keys() and not at_once:
                     return
-                del self._said[event.iteration]
+                del self._said[event.iteration], self._asked[event.iteration]
                 if said:
                     event = validated(event, [said[k] for k in sorted(said)], spent)
             self._line.popleft()

@@ -5,7 +5,7 @@ model that came out is tested too.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class Owners:
         self._recorder, self._registry, self._patience_s = recorder, registry, patience_s
         self._scores: list[ScoredModel] = []
         self._waited: set[int] | None = None  # those whose tests of what came out are waited for; None: not asked yet
-        self._heard_at = time.monotonic()
+        self._asked_at: float | None = None  # since when verdicts of those who test are waited for
+        self._heard_at = 0.0  # when the last word of a test of what came out was heard, or it was asked for
         self._is_over = False
         self.untested = ""  # why somebody has not tested what came out
 
@@ -70,17 +71,21 @@ class Owners:
             return
         g, judges = self._recorder.tally, self._recorder.facts.judges  # type: ignore[union-attr]
         gone = {*exited, *g.lost}
-        for due in g.verdicts.unasked():
-            self._heard_at = time.monotonic()
-            there = [k for k in judges["validation"] if k not in gone]
-            self._registry.ask_owners("validation", there, {LAUNCH_MODEL: due.event.iteration}, [due.held.w])
+        for due, judge in g.verdicts.unasked(gone):
+            self._asked_at = self._asked_at or time.monotonic()
+            self._registry.ask_owners("validation", judge, {LAUNCH_MODEL: due.event.iteration}, [due.held.w])
+        if not g.verdicts.missing():
+            self._asked_at = None
+        elif self._asked_at and time.monotonic() - self._asked_at > self._patience_s:
+            self._recorder.wait_for_no_verdict()
         if any(k not in gone and k not in g.finished for k in range(g.agents)):
-            self._heard_at = time.monotonic()
             return
-        if self._waited is None and (not g.verdicts.missing(gone) or self._is_out_of_patience()):
+        if self._waited is None and not g.verdicts.missing():
             self._ask(set(judges["test"]) - gone)
-        if self._waited is not None and (not self._waited - gone or self._is_out_of_patience()):
-            self._end(gone)
+        if self._waited is not None:
+            self._waited -= gone  # also if others take their place, who were not asked
+            if not self._waited or self._is_out_of_patience():
+                self._end(sorted(self._waited))
 
     def _is_out_of_patience(self) -> bool:
         return time.monotonic() - self._heard_at > self._patience_s
@@ -94,8 +99,7 @@ class Owners:
             asked = {name: held.iteration for name, held in models.items()}
             self._registry.ask_owners("test", who, asked, [held.w for held in models.values()])
 
-    def _end(self, gone: Collection[int]) -> None:
-        silent = sorted((self._waited or set()) - set(gone))
+    def _end(self, silent: Sequence[int]) -> None:
         if silent:
             self.untested = self.untested or f"agents {agents_text(silent)} did not test it in {self._patience_s:.0f} s"
             self._recorder.note(f"the launch model was tested without some owners: {self.untested}")

@@ -217,9 +217,9 @@ class Simulation:
             recorder.record(account.evaluated(k, i, figures, self.config.eval_steps), [w.cpu().numpy()])
             return
         recorder.record(account.submitted(k, i), [w.cpu().numpy()])
-        for due in recorder.tally.verdicts.unasked():
+        for due, judges in recorder.tally.verdicts.unasked():
             held = torch.from_numpy(due.held.w).to(self.config.device)
-            for judge in self.workload.judges["validation"]:
+            for judge in judges:
                 figures = self.kernels.evaluate(held, self._validation_tasks(judge))
                 recorder.record(judged(judge, due.held.iteration, figures, self.config.eval_steps))
 

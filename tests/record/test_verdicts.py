@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from difnet.record.events import Evaluated, Judged, Measured, Snapshot, Submitted, Validated
+from difnet.record.events import AgentLost, AgentReturned, Evaluated, Judged, Measured, Snapshot, Submitted, Validated
 from difnet.record.final_scores import ScoredModel, of_all_owners
 from difnet.record.tally import Tally
 
@@ -34,8 +34,9 @@ def test_a_validation_is_the_figures_of_all_judges_and_what_comes_after_it_waits
     g = tally()
     assert [e.iteration for e in submit(g, 10, Snapshot)] == [10]
     assert submit(g, 20) == [] and submit(g, 22, Snapshot) == []
-    assert [one.event.iteration for one in g.verdicts.unasked()] == [20] and g.verdicts.unasked() == []
-    assert judge(g, 7, 20, 1.0) == [] and g.verdicts.missing(()) == [8]
+    assert [(one.event.iteration, who) for one, who in g.verdicts.unasked()] == [(20, [7, 8])]
+    assert g.verdicts.unasked() == []
+    assert judge(g, 7, 20, 1.0) == [] and g.verdicts.missing() == [8]
     validated, after = judge(g, 8, 20, 4.0)
     assert isinstance(validated, Validated) and (validated.iteration, after.iteration) == (20, 22)
     assert validated.after == {"1": {"mean": 2.5, "median": 2.5, "worst": 4.0}}
@@ -48,9 +49,25 @@ def test_a_judge_that_is_lost_is_not_waited_for():
     g = tally()
     submit(g, 20)
     judge(g, 7, 20, 1.0)
-    g.lost[8] = None  # type: ignore[assignment]
+    g.died(AgentLost(8, "killed by SIGKILL", 0, ""), 0)
     [validated] = g.judged()
     assert isinstance(validated, Validated) and validated.after["1"]["worst"] == 1.0
+
+
+def test_one_that_comes_back_is_not_waited_for_with_what_it_was_asked_before():
+    """It died before it answered, or was away when others were asked; what it says later of a newer model counts."""
+    g = tally()
+    submit(g, 20)
+    g.verdicts.unasked()
+    g.died(AgentLost(8, "killed by SIGKILL", 0, ""), 0)
+    submit(g, 40)
+    assert [who for _, who in g.verdicts.unasked(g.lost)] == [[7]]
+    g.came_back(AgentReturned(8, 1, 0, None, "none"))
+    assert g.verdicts.missing() == [7]
+    submit(g, 60)
+    assert [who for _, who in g.verdicts.unasked(g.lost)] == [[7, 8]]
+    assert [m.iteration for i in (20, 40) for m in judge(g, 7, i, 1.0)] == [20, 40]
+    assert judge(g, 7, 60, 1.0) == [] and [m.iteration for m in judge(g, 8, 60, 3.0)] == [60]
 
 
 def test_where_nobody_says_anything_no_validation_is_invented():
