@@ -34,7 +34,7 @@ def test_three_hospitals_learn_and_a_fourth_is_predicted(tmp_path):
              for way, cells in re.findall(r"^\| ([a-z][^|]*) \| (.*) \|$", done.stdout, re.MULTILINE)}  # fmt: skip
     assert {"alone", "pooled", "pooled, adapted", "difnet", "difnet, not adapted"} <= set(table)
     assert all(len(errors) == 3 and min(errors) > 0 and max(errors) < 500 for errors in table.values())
-    folder = tmp_path / "seed-0"
+    folder = tmp_path / "seed-1"
     assert len([*folder.glob("north/*.csv"), *folder.glob("south/*.csv"), *folder.glob("west/*.csv")]) == 12
     for column, rows in enumerate((5, 10, 20)):
         off = []
