@@ -257,13 +257,13 @@ def draw(seeds: list[dict[str, dict[int, float]]], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
     for way in seeds[0]:
         values = np.array([[seed[way][n] for n in ROWS] for seed in seeds])
         style = {"linewidth": 2.5} if way.startswith("difnet") else {"linestyle": "--"}
         axes.errorbar(ROWS, values.mean(0), values.std(0), label=way, capsize=2, **style)  # type: ignore[arg-type]
     axes.set(xlabel="rows of the new owner that are fitted to", ylabel="mean absolute error", xticks=ROWS)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=100)
 
 
@@ -278,6 +278,8 @@ def main() -> None:
     found = []
     for seed in range(1, asked.seeds + 1):  # rates and lengths were tried with 0
         folder = asked.folder / f"seed-{seed}"
+        if folder.exists():
+            raise SystemExit(f"{folder} is there already, with another run's files; give another folder")
         rng = np.random.default_rng(seed)
         owners = patients(rng)
         for owner, rows in owners.items():
