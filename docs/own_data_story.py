@@ -3,7 +3,7 @@
 `python docs/own_data_story.py FOLDER` (scikit-learn and matplotlib needed) cuts the diabetes data that scikit-learn
 ships into owners, writes their tables as three hospitals would, has three hosts learn a launch model with the commands
 that a user types, fits it to 5, 10 and 20 rows of owners of a fourth hospital, and does on the same rows what else one
-could. It prints a table and draws FOLDER/own-data-story.png. `--seeds N`, `--iterations N` make it shorter.
+could. It prints a table and draws FOLDER/own-data-story.png. `--seeds`, `--iterations`, `--draws` make it shorter.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from difnet.maths.scaling import constants, in_unit, inputs, scaled
 from difnet.tasks.table_ import layout
 
 ROWS = (5, 10, 20)  # of a new owner, to fit to; the others test
-STEPS, RATE, OUTER = 5, 0.01, 0.003  # inner steps and their rate, in training and in fitting; rate of the outer step
+STEPS, RATE, OUTER = 5, 0.01, 0.01  # inner steps and their rate, in training and in fitting; rate of the outer step
 TODAY = date(2026, 1, 1)
 CHOLESTEROL, GLUCOSE, PRESSURE = 38.67, 18.02, 7.5006  # mg/dl in a mmol/l; mmHg in a kPa
 NUMBERS = ("bmi", "pressure", "total", "ldl", "hdl", "ratio", "triglycerides", "glucose")
@@ -65,8 +65,8 @@ def patients(rng: np.random.Generator) -> dict[str, list[dict[str, object]]]:
 
     made = load_diabetes(scaled=False)
     X, y = made.data, made.target
-    decade = np.searchsorted(np.quantile(X[:, 0], [0.25, 0.5, 0.75]), X[:, 0])
-    hospital = rng.integers(len(HOSPITALS), size=len(X))
+    group = np.searchsorted(np.quantile(X[:, 0], [0.25, 0.5, 0.75]), X[:, 0])
+    dealt = [0] * 4  # of each group, so that all hospitals have as many of it
     owners: dict[str, list[dict[str, object]]] = {}
     for n in rng.permutation(len(X)):
         born = TODAY - timedelta(days=int(365.25 * X[n, 0]) + int(rng.integers(365)))
@@ -74,7 +74,9 @@ def patients(rng: np.random.Generator) -> dict[str, list[dict[str, object]]]:
                "progression": float(y[n])}  # fmt: skip
         if rng.random() < 0.1:
             row["glucose"] = None
-        owners.setdefault(f"{[*HOSPITALS][hospital[n]]}-{decade[n] + 1}", []).append(row)
+        hospital = [*HOSPITALS][dealt[group[n]] % len(HOSPITALS)]
+        dealt[group[n]] += 1
+        owners.setdefault(f"{hospital}-{group[n] + 1}", []).append(row)
     return owners
 
 
@@ -119,9 +121,9 @@ def learn(folder: Path, seed: int, iterations: int) -> Path:
         port = free.getsockname()[1]
     words = ["launch", "--topology", "cycle_graph(n=12)", "--task", "table", "--schema", "schema.toml", "--seed",
              str(seed), "--inner-lr", str(RATE), "--inner-steps", str(STEPS), "--outer-lr", str(OUTER),
-             "--model", "mlp", "--set", "model.hidden=[]", "--iterations", str(iterations), "--eval-every",
-             str(iterations), "--engine", "traced", "--hosts-expected", "3", "--registry", f"tcp://127.0.0.1:{port}",
-             "--name", "hospitals"]  # fmt: skip
+             "--model", "mlp", "--set", "model.hidden=[]", "--set", "task.support=0.3", "--iterations",
+             str(iterations), "--eval-every", str(iterations), "--engine", "traced", "--hosts-expected", "3",
+             "--registry", f"tcp://127.0.0.1:{port}", "--name", "hospitals"]  # fmt: skip
     launcher = subprocess.Popen([sys.executable, "-m", "difnet", *words], cwd=folder, stderr=subprocess.PIPE,
                                 stdout=subprocess.DEVNULL, text=True)  # fmt: skip
     hosts = []
@@ -173,11 +175,10 @@ def trained(x: Tensor, y: Tensor, begun: nn.Linear | None = None, steps: int = 0
         line.weight.data, line.bias.data = w[:-1].T.contiguous(), w[-1]
         return line
     line.load_state_dict(begun.state_dict())
-    optimizer = torch.optim.SGD(line.parameters(), RATE)
     for _ in range(steps):
-        optimizer.zero_grad()
-        nn.functional.mse_loss(line(x), y).backward()
-        optimizer.step()
+        gradients = torch.autograd.grad(nn.functional.mse_loss(line(x), y), [line.weight, line.bias])
+        for parameter, gradient in zip((line.weight, line.bias), gradients, strict=True):
+            parameter.data -= RATE * gradient
     return line
 
 
@@ -212,17 +213,23 @@ def ways(schema: Schema, owners: list[Set], few: Set, test: Set) -> dict[str, np
     }
 
 
-def compare(folder: Path, run: Path, owners: dict[str, list[dict[str, object]]]) -> dict[str, dict[int, float]]:
-    """The mean absolute error of every way, after each number of rows: over all test rows of the new hospital."""
+def compare(
+    folder: Path, run: Path, owners: dict[str, list[dict[str, object]]], draws: int, rng: np.random.Generator
+) -> dict[str, dict[int, float]]:
+    """The mean absolute error of every way, after each number of rows: over the test rows of the new hospital's owners.
+
+    Args: `draws`, how often each owner's rows are drawn anew: some to fit to, all but the most of these to test.
+    """
     schema, learnt = read(folder / "schema.toml"), read_model(run)
     theirs = [_set(with_targets(path, schema)) for name in ("north", "south", "west")
               for path in sorted((folder / name).iterdir())]  # fmt: skip
     errors: dict[str, dict[int, list[float]]] = {}
-    for owner in sorted(name for name in owners if name.startswith("new")):
-        rows, habit = owners[owner], HOSPITALS["new"]
-        test = write_table(folder / "test" / f"{owner}.csv", rows[max(ROWS):], habit)
+    everybody = [(owner, draw) for owner in sorted(owners) if owner.startswith("new") for draw in range(draws)]
+    for owner, draw in everybody:
+        rows, habit = [owners[owner][n] for n in rng.permutation(len(owners[owner]))], HOSPITALS["new"]
+        test = write_table(folder / "test" / f"{owner}-{draw}.csv", rows[max(ROWS):], habit)
         for n in ROWS:
-            few = write_table(folder / "few" / f"{owner}-{n}.csv", rows[:n], habit)
+            few = write_table(folder / "few" / f"{owner}-{draw}-{n}.csv", rows[:n], habit)
             wanted = _set(with_targets(test, schema))
             said = ways(schema, theirs, _set(with_targets(few, schema)), wanted) | {
                 "difnet, not adapted": _difnet(learnt, few, test, 0),
@@ -250,13 +257,13 @@ def draw(seeds: list[dict[str, dict[int, float]]], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
     for way in seeds[0]:
         values = np.array([[seed[way][n] for n in ROWS] for seed in seeds])
         style = {"linewidth": 2.5} if way.startswith("difnet") else {"linestyle": "--"}
         axes.errorbar(ROWS, values.mean(0), values.std(0), label=way, capsize=2, **style)  # type: ignore[arg-type]
     axes.set(xlabel="rows of the new owner that are fitted to", ylabel="mean absolute error", xticks=ROWS)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=100)
 
 
@@ -265,17 +272,21 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("folder", type=Path)
     words.add_argument("--seeds", type=int, default=5)
-    words.add_argument("--iterations", type=int, default=300)
+    words.add_argument("--iterations", type=int, default=100)
+    words.add_argument("--draws", type=int, default=20)
     asked = words.parse_args()
     found = []
-    for seed in range(asked.seeds):
+    for seed in range(1, asked.seeds + 1):  # rates and lengths were tried with 0
         folder = asked.folder / f"seed-{seed}"
-        owners = patients(np.random.default_rng(seed))
+        if folder.exists():
+            raise SystemExit(f"{folder} is there already, with another run's files; give another folder")
+        rng = np.random.default_rng(seed)
+        owners = patients(rng)
         for owner, rows in owners.items():
             hospital = owner.partition("-")[0]
             if hospital != "new":
                 write_table(folder / hospital / f"{owner}.csv", rows, HOSPITALS[hospital])
-        found.append(compare(folder, learn(folder, seed, asked.iterations), owners))
+        found.append(compare(folder, learn(folder, seed, asked.iterations), owners, asked.draws, rng))
         print(f"seed {seed}: {json.dumps(found[-1])}", file=sys.stderr)
     print("| | " + " | ".join(f"{n} rows" for n in ROWS) + " |\n|---|" + "---|" * len(ROWS))
     for way in found[0]:
