@@ -13,6 +13,8 @@ from difnet.record.events import (
     Edge,
     Event,
     Finished,
+    Judged,
+    LinkHealed,
     Measured,
     NeighbourBack,
     NeighbourLost,
@@ -31,6 +33,7 @@ from difnet.record.files import json_line
 from difnet.record.past import Past
 from difnet.record.tally import Tally
 
+OF_TWO = (NeighbourLost, NeighbourBack, LinkHealed, AgentReturned)  # what is told in the network's record alone
 MOST_KNOWN = 5000  # of an agent's last words, that it may say again: it has waited for a receipt for a second or so
 
 
@@ -49,7 +52,7 @@ class Recorded:
     def holds(self, event: Event) -> bool:
         """Whether an agent's word is one that was recorded, and counted, before."""
         match event:
-            case Snapshot():
+            case Snapshot() | Judged():
                 return event.iteration <= self.measured
             case Saved():
                 return self.checkpointed is not None and event.iteration <= self.checkpointed.iteration
@@ -84,6 +87,8 @@ def recall(past: Past, g: Tally) -> Recorded:
                 g.left(event)
             case NeighbourBack():
                 g.joined(event)
+            case LinkHealed():
+                g.healed, g.resent = g.healed + 1, g.resent + event.resent
             case AgentReturned():
                 g.came_back(event)
             case AgentLost():
@@ -97,8 +102,8 @@ def recall(past: Past, g: Tally) -> Recorded:
             known.seconds = max(known.seconds, event.seconds)
     known.notes = {e.text for e in past.of(Note)}
     known.measured = max((e.iteration for e in past.of(Measured)), default=-1)
-    known.know([e for e in events[begin:] if isinstance(e, NeighbourLost | NeighbourBack | AgentReturned)])
-    for k in range(g.agents):
+    known.know([e for e in events[begin:] if isinstance(e, OF_TWO)])
+    for k in range(g.agents + past.config.hold_out.count):
         told = deque[Event](maxlen=MOST_KNOWN)
         for event in past.of_agent(k):
             told.append(event)

@@ -131,7 +131,7 @@ class Recorder:
         self.has_begun, known = True, recall(past, g)
         self._recorded, self.checkpointed = known, known.checkpointed
         self.facts = self.models.facts = Facts(**facts, ready_s=known.ready_s)
-        g.server = self.facts.server
+        g.server, g.verdicts.judges = self.facts.server, self.facts.judges.get("validation", ())
         if g.server is not None:
             self.topology = self.topology.served()
         self._lived_s = known.seconds + silent_s + known.ready_s - (time.monotonic() - self.began)
@@ -227,7 +227,8 @@ class Recorder:
                 self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
             self._measured(g.measured(event, tensors[0], self.seconds()))
         elif isinstance(event, Judged):
-            self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
+            if not self._recorded.has_words(event):
+                self._keep(event.agent, "metrics.jsonl", json_line(event.to_dict()))
             g.verdicts.hear(event)
             self._measured(g.judged())
         elif isinstance(event, NeighbourLost):

@@ -4,33 +4,41 @@ import json
 import os
 import random
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
 from difnet.config import load
+from difnet.data.agreement import settled
+from difnet.data.schema import from_dict, to_toml
 from difnet.record import events as kinds
 from difnet.record import finding
 from difnet.runtime.simulation import simulate
 from tests.conftest import events, until
+from tests.owners import clinics
 from tests.runtime.test_resuming import same_in_all, words
 
 pytestmark = pytest.mark.slow
 SMALL = {"topology": "ring6", "tasks": 2, "eval_tasks": 8, "test_tasks": 8, "engine": "traced", "iterations": 1500,
          "eval_every": 20}  # fmt: skip
+NO_DATA: Mapping[str, Path | None] = {"0-2": None, "3-5": None}
 ENDLESS = SMALL | {"iterations": 10**6, "eval_every": 50}
 
 
 class Network:
     """A launcher, and two hosts that live on without it."""
 
-    def __init__(self, running, folder: Path, settings: dict, *more: str) -> None:
+    def __init__(
+        self, running, folder: Path, settings: dict, *more: str, hosts: Mapping[str, Path | None] = NO_DATA
+    ) -> None:  # fmt: skip
         self.registry = f"tcp://127.{random.randrange(2, 250)}.{random.randrange(250)}.{random.randrange(2, 250)}:5600"
         self.folder = folder / "runs" / "killed"
         self.launcher = running("launch", *words(settings), "--hosts-expected", "2", "--registry", self.registry,
                                 "--name", "killed", "--quiet", *more)  # fmt: skip
-        self.hosts = [running("host", "--agents", a, "--registry", self.registry) for a in ("0-2", "3-5")]
+        self.hosts = [running("host", "--agents", agents, "--registry", self.registry,
+                              *(["--data", str(data)] if data else [])) for agents, data in hosts.items()]  # fmt: skip
 
     def kill_launcher(self) -> None:
         """SIGKILL; the hosts are not concerned."""
@@ -85,6 +93,29 @@ def test_a_launcher_killed_on_the_way_is_replaced_and_every_bit_is_the_same(runn
     network.ends_well()
     same_in_all(network.folder, want)
     told_once(network.folder)
+    assert difnet("check", "killed").status == 0
+
+
+def test_owners_with_data_of_their_own_test_for_the_successor_as_for_the_launcher(running, difnet, tmp_path):
+    """Two train nothing; what one of them was asked by the launcher that died, another asks again."""
+    data = clinics(tmp_path / "data", 8)
+    made = settled(load(settings={"task": {"name": "table", "target": "ill"}}), data).task.options["schema"]
+    (tmp_path / "schema.toml").write_text(to_toml(from_dict(made)))
+    settings = SMALL | {"iterations": 600, "inner_lr": 0.1, "task.schema": str(tmp_path / "schema.toml"),
+                        "hold_out.validation": 1, "hold_out.test": 1, "task.name": "table"}  # fmt: skip
+    want = Path(simulate(settled(load(settings={**settings, "runs": str(tmp_path / "oracle")}), data),
+                         data=data)["folder"])  # fmt: skip
+    halves = [clinics(tmp_path / f"half-{n}", 4, 4 * n) for n in range(2)]
+    network = Network(running, tmp_path, settings, hosts={"0-3": halves[0], "4-7": halves[1]})
+    reached(tmp_path, 100)
+    network.kill_launcher()
+    done = difnet("resume", "killed", "--json")
+    assert done.status == 0 and "another launcher takes over" in done.err, done.err
+    network.ends_well()
+    same_in_all(network.folder, want)
+    told_once(network.folder)
+    both = [finding.load(folder) for folder in (network.folder, want)]
+    assert both[0].summary["test"] == both[1].summary["test"]
     assert difnet("check", "killed").status == 0
 
 
