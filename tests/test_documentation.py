@@ -22,6 +22,7 @@ COMPILING_S = 400  # some of them compile, on two busy cores and with nothing in
 NEEDS_A_RUN = ("watch", "logs", "check", "report", "compare", "evaluate", "fit", "export")
 slow = pytest.mark.slow
 RUNS = ("launch", "simulate")
+PARTS = 6  # in which examples are tried, side by side
 PLUMBING = ("host", "agent", "bench")  # they need a registry, or minutes; tested elsewhere
 
 
@@ -169,8 +170,9 @@ def test_a_documented_command_works(line, difnet, running, tmp_path):
 
 
 @slow
-def test_every_example_behind_help_works(examples, difnet, running, tmp_path):
-    """One after the other, in one folder that holds two runs."""
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_example_behind_help_works(part, examples, difnet, running, tmp_path):
+    """Those of every PARTS-th command, one after the other, in one folder that holds two runs."""
     save_what_the_docs_have_saved(tmp_path)
     names = [f"2026-11-20_14-0{n}-22_ring40_dif-maml_s0" for n in range(2)]
     for name in names:
@@ -179,7 +181,7 @@ def test_every_example_behind_help_works(examples, difnet, running, tmp_path):
     (tmp_path / "clinic.safetensors").unlink()  # an example of `difnet fit` makes it
     (tmp_path / "runs" / "latest").symlink_to(names[1])
     failed = {}
-    for command, lines in examples.items():
+    for command, lines in [*examples.items()][part::PARTS]:
         for line in lines if not command.endswith(PLUMBING) else []:
             if lacking(line):
                 continue
