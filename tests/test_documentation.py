@@ -161,6 +161,8 @@ def test_a_documented_command_works(line, difnet, running, tmp_path):
     elif line.split()[1] in NEEDS_A_RUN or "from:" in line:
         for _ in range(2):
             assert difnet("simulate", "--topology", "ring6", *SHORT, "--quiet").status == 0
+    if line.startswith("difnet topology show ring6.edgelist"):
+        assert difnet("topology", "make", "ring6", "-o", "ring6.edgelist").status == 0
     if line.startswith(("difnet stop", "difnet chaos")):
         begin_one(running, tmp_path)
     if line.startswith("difnet resume"):

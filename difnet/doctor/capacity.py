@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MIB = 2**20
 AGENT_BYTES = 24 * MIB  # docs/benchmarks.md: a ring of 40 takes 23.1 MiB per agent, shared pages divided among all
 BASE_BYTES = 400 * MIB  # a process with everything loaded, there at most 313 MiB, and the launcher's 70, rounded up
-AGENT_TASKS, BASE_TASKS = 6, 10  # threads, as the kernel counts them: of an agent; of the launcher and the host together
+AGENT_TASKS, BASE_TASKS = 6, 10  # threads, as the kernel counts them: of an agent; of launcher and host together
 SPARE_DESCRIPTORS = 8  # what a shell leaves open, and files that are open for a moment
 MOST_DIALLED = 340  # ZeroMQ allows 1023 sockets in a context: one listens, each dialled neighbour takes three
 CONTROL_GROUP_FILES = {  # what -> (limit, use, what of the use can be had back) by version of control groups
