@@ -180,7 +180,7 @@ def listen(
     """The launcher's end, until somebody says that it was all. Neighbours are those of a ring."""
     neighbours = {k: sorted({(k - 1) % K, (k + 1) % K}) for k in range(K)}
     with Registry("tcp://127.0.0.1:*", TOKEN, neighbours) as registry:
-        registry.run = {"run": "", "version": "", "config": {}, "topology": {"hub": None},
+        registry.run = {"run": "", "life": "", "version": "", "config": {}, "topology": {"hub": None},
                         "hashes": {"topology": "", "weights": ""},
                         "id": "", "folder": "", "resumes": False}  # fmt: skip
         registry.begin(0)
