@@ -100,9 +100,9 @@ class Children:
         if pid == 0:
             status = CRASHED
             try:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)  # first: the host's own way to end is not an agent's
                 die_with_parent(host)
                 name_process(f"{AGENT}{k}")
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 os.dup2(writable, 1)
                 os.dup2(writable, 2)

@@ -160,7 +160,7 @@ def test_no_further_process_ends_those_that_were_started_and_the_launcher_is_tol
 
     with Registry("tcp://127.0.0.1:*", "secret", {0: []}) as registry:
         registry.run = {"run": "sines", "life": "sines", "version": "0", "config": {}, "topology": {"hub": None}}
-        assignment = SimpleNamespace(registry=registry.endpoint, run="sines", incarnations={})
+        assignment = SimpleNamespace(registry=registry.endpoint, run="sines", life="sines", incarnations={})
         monkeypatch.setattr(host, "run_agent", lambda *_: signal.pause())
         monkeypatch.setattr(os, "fork", fork_twice)
         handler = signal.getsignal(signal.SIGTERM)
