@@ -51,7 +51,7 @@ def told_of(scored: Sequence[ScoredModel]) -> Outcome:
     test-agents.csv; of owners with data of their own also owner by owner, in test-owners.csv."""
     tables: dict[str, tuple[Sequence[str], Rows]] = {}
     if any(one.owner is not None for one in scored):
-        of_it = [one for one in scored if one.model == LAUNCH_MODEL]
+        of_it = sorted((one for one in scored if one.model == LAUNCH_MODEL), key=lambda one: one.owner or 0)
         tables["test-owners.csv"] = ("agent", "samples", "steps", "loss", "accuracy"), (
             (one.owner, int(one.samples.sum()), n, *_both(row))
             for one in of_it for n, row in enumerate(over_tasks(one).tolist())

@@ -114,7 +114,7 @@ def test_a_run_leaves_the_folder_that_was_promised(difnet, tmp_path):
     kinds = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
     assert kinds[0] == "RunStarted" and kinds[-1] == "RunEnded" and kinds.count("Validated") == 3
     metrics = (folder / "agents" / "003" / "metrics.jsonl").read_text().splitlines()
-    assert {json.loads(line)["event"] for line in metrics} == {"Progress", "Evaluated"}
+    assert {json.loads(line)["event"] for line in metrics} == {"Progress", "Evaluated", "Edge", "Finished"}
 
 
 @pytest.mark.slow
