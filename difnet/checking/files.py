@@ -103,9 +103,9 @@ def remains(known: Evidence) -> list[Finding]:
     if not known.has_ended:
         return judged("remains", "", [], "the run goes on" if known.goes_on else
                       "the run says nothing of its end; `difnet ps` tells what goes on")  # fmt: skip
-    run, folder = str(known.summary.get("run") or known.folder.name), known.folder
+    key, folder = str(known.identity.get("id") or "of no run"), known.folder
     before = (folder / "run.json").stat().st_mtime if (folder / "run.json").is_file() else float("inf")
-    found, looked, closed = left_processes("DIFNET_RUN_ID", run, before)
+    found, looked, closed = left_processes("DIFNET_RUN_KEY", key, before)
     wrong = [(f"process {pid}", f"it is of this run, and lives on: {name}") for pid, name in found]
     if known.goes_on:
         wrong.append(("lock.json", "the folder is held, though the run says that it has ended; if that was this very "

@@ -24,6 +24,7 @@ class Contract:
     registry: str  # an endpoint, as this place's hosts see it
     token: str
     data: Path | None = None  # owners' files on this machine, for a host that the launcher starts here
+    key: str = ""  # the run's id, by which its processes are known: two runs may bear one name in two folders
 
     def variables(self, agents: Sequence[int], advertise: str | None = None) -> dict[str, str]:
         """The environment of one host.
@@ -37,6 +38,7 @@ class Contract:
         told = {"DIFNET_RUN_ID": self.run, "DIFNET_REGISTRY": self.registry, "DIFNET_TOKEN": self.token,
                 "DIFNET_AGENTS": agents_text(agents)}  # fmt: skip
         own = {"DIFNET_OWN_DATA": str(self.data)} if self.data else {}
+        own |= {"DIFNET_RUN_KEY": self.key} if self.key else {}
         return told | own | ({"DIFNET_ADVERTISE": advertise} if advertise else {})
 
 

@@ -87,7 +87,7 @@ def _launch(
                     going.take_over(left, takeover.silent_s(past.folder), heard)
                     return going.until_done()
             begin(f"{name}#{secrets.token_hex(4)}")
-            for line in hosts.start(Contract(name, registry.endpoint, token, data)).splitlines():
+            for line in hosts.start(Contract(name, registry.endpoint, token, data, recorder.id)).splitlines():
                 recorder.note(line, secret=token)
             return going.until_done()
 

@@ -15,7 +15,7 @@ RESOLUTION_S = 2.0  # Linux counts a process's beginning from its own start, whi
 def left_processes(variable: str, value: str, before: float) -> tuple[list[tuple[int, str]], int, int]:
     """The processes in whose environment a variable has this value, but for this one and those that it came from.
 
-    Args: `before`, seconds since the epoch: who began later is of another run of that name. So is, by that, who began
+    Args: `before`, seconds since the epoch: who began later is there for another end of it. So is, by that, who began
         within RESOLUTION_S before: a process that is left began with its run, or in its midst, while to accuse one of
         the next run would fail a run in which nothing is wrong.
     Returns: (number, name) of each, how many processes could be looked at, and how many could not.

@@ -294,9 +294,10 @@ def test_a_check_finds(what, copied):
 
 @pytest.mark.slow
 def test_a_process_a_lock_and_sockets_that_were_left_are_found(copied, monkeypatch):
-    """A process with the run's name in its environment that began before the run ended; a folder of a dead launcher."""
+    """A process with the run's id in its environment that began before the run ended; a folder of a dead launcher."""
+    key = json.loads((copied / "identity.json").read_text())["id"]
     left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL, env=environment(DIFNET_RUN_ID="it"))  # fmt: skip
+                            stderr=subprocess.DEVNULL, env=environment(DIFNET_RUN_KEY=key))  # fmt: skip
     try:
         began = psutil.Process(left.pid).create_time()
         for end in (began - 10, began):
