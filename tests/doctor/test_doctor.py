@@ -219,11 +219,11 @@ def test_ten_agents_take_four_hundred_and_ten_times_twenty_four_mebibytes(availa
 
 @pytest.mark.parametrize(
     ("of_user", "of_group", "state", "remedy"),
-    [(None, None, "ok", ""), (69, None, "ok", ""), (68, None, "fail", "ulimit -u"), (None, 68, "fail", "pids.max"),
+    [(None, None, "ok", ""), (70, None, "ok", ""), (69, None, "fail", "ulimit -u"), (None, 69, "fail", "pids.max"),
      (10**6, 5, "fail", "pids.max")],
     ids=["no limit", "just enough", "the user's", "the group's", "the tighter"],
 )  # fmt: skip
-def test_ten_agents_are_sixty_nine_threads(of_user, of_group, state, remedy):
+def test_ten_agents_are_seventy_threads(of_user, of_group, state, remedy):
     found = capacity.processes(10, of_user, of_group)
     assert found.state == state and remedy in found.remedy
 

@@ -74,7 +74,7 @@ def test_measurements_that_nobody_takes_are_bounded_and_counted_and_the_end_is_n
             return [body["text"] for kind, body, _ in heard if kind == "note"]
 
         [note] = until(listen, "a word of what is missing", 20)
-    assert 16 <= sum(told) <= 24 and not any(told[-10:])  # 64 kB each: a megabyte, and what is on its way
+    assert 16 <= sum(told) <= 24 and sum(told[-10:]) <= 2  # 64 kB each: a megabyte, and what left on its way
     assert note.startswith(f"agent 0: {40 - sum(told)} measurements are missing")
     kinds = [kind for kind, *_ in heard]
     assert kinds.index("failed") < kinds.index("note")
