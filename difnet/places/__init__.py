@@ -46,7 +46,8 @@ class Place(Protocol):
     """Somewhere hosts run.
 
     One whose hosts may outlive a launcher that was killed, and may be told of by another one that starts nothing, says
-    `lives_on = True`.
+    `lives_on = True`; one whose hosts see the launcher's files, or for which these only say what the data means, says
+    `sees_data = True`, and may be given `--data`.
     """
 
     meeting: str  # where the registry is to listen; known once the place is entered

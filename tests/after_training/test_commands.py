@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 
 import difnet
-from difnet.cli import main
 from difnet.maths.evaluate import accuracy_of
 from difnet.maths.flat import flatten
 from difnet.meta import Tasks
@@ -30,21 +28,6 @@ def trained(tmp_path_factory) -> difnet.record.run.Run:
     """One short run on sinusoids; nobody writes into its folder."""
     folder = tmp_path_factory.mktemp("runs")
     return difnet.simulate("ring6", iterations=30, test_tasks=20, runs=str(folder), name="trained", **SHORT)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path) -> Difnet:
-    """Run `difnet ARGUMENTS…` here, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["difnet", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return SimpleNamespace(status=ended.value.code, out=said.out, err=said.err)
-
-    return run
 
 
 def scores(run: difnet.record.run.Run, model: str = "launch model") -> dict[tuple[int, str], list[float]]:

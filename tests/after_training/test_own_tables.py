@@ -5,10 +5,7 @@ Oracles are numpy's: a linear model scaled, stepped and read by hand.
 
 import csv
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +16,6 @@ from difnet.after_training.export import export
 from difnet.after_training.own_model import OwnModel, own_model
 from difnet.after_training.personalisation import fit, write
 from difnet.after_training.prediction import predict
-from difnet.cli import main
 from difnet.errors import ConfigError, DataError, RunFolderError
 from difnet.launch_models import LaunchModel, read
 from difnet.maths.flat import FlatModel
@@ -38,21 +34,6 @@ DAYS = np.datetime64("1970-01-01")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("DIFNET_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path) -> Callable[..., SimpleNamespace]:
-    """Run `difnet ARGUMENTS…` here, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["difnet", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return SimpleNamespace(status=ended.value.code, out=said.out, err=said.err)
-
-    return run
 
 
 def launch_model(path: Path, schema: dict, hidden: tuple[int, ...] = (), **more: object) -> LaunchModel:
